@@ -1,0 +1,1 @@
+"""The distiller: tails a job's shards and trains the student."""

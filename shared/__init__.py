@@ -1,0 +1,1 @@
+"""What the generator service and the distiller agree on; imports neither of them."""

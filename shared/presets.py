@@ -1,0 +1,67 @@
+"""Named starting points for ``synthesis``: the settings of the paper, so that a job needs few fields.
+
+A preset fills fields that the client left out and never overrides one that was written. The per-teacher
+weights come from the CIFAR runs of Fang et al. (AAAI 2022); a teacher that is not listed gets the
+weights of ``wrn40_2``, the smallest of them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, cast, get_args
+
+from pydantic_core import PydanticCustomError
+
+PresetName = Literal["fast-2", "fast-5", "fast-10", "fast-50-imagenet", "deepinversion-2k"]
+DEFAULT_PRESET: Final[PresetName] = "fast-5"
+
+PRESETS: Final[Mapping[PresetName, Mapping[str, Any]]] = {
+    "fast-2": {"method": "fast-meta", "steps": 2, "generator_learning_rate": 5e-3, "latent_learning_rate": 0.015},
+    "fast-5": {"method": "fast-meta", "steps": 5, "generator_learning_rate": 3e-3, "latent_learning_rate": 0.01},
+    "fast-10": {"method": "fast-meta", "steps": 10, "generator_learning_rate": 2e-3, "latent_learning_rate": 0.01},
+    "fast-50-imagenet": {
+        "method": "fast-meta",
+        "steps": 50,
+        "generator": "deep",
+        "meta_gradient": "reptile",
+        "generator_learning_rate": 3e-3,
+        "latent_learning_rate": 0.01,
+        "batch_size": 50,
+        "one_hot": 0.1,
+        "adversarial": 0.1,
+        "reset_first_layer_at_batch": None,
+        "augmentation": {"crop_padding": 0, "resized_crop_scale": 0.75, "horizontal_flip": True},
+    },
+    "deepinversion-2k": {"method": "deepinversion", "steps": 2000},
+}
+assert set(PRESETS) == set(get_args(PresetName))
+
+TEACHER_WEIGHTS: Final[Mapping[str, Mapping[str, float]]] = {
+    "resnet34": {"adversarial": 1.33, "one_hot": 0.5},
+    "vgg11": {"adversarial": 1.0, "one_hot": 0.5},
+    "wrn40_2": {"adversarial": 1.1, "one_hot": 0.4},
+}
+
+
+def fill_from_preset(synthesis: Mapping[str, Any], teacher_arch: object) -> dict[str, Any]:
+    """What the client wrote under ``synthesis``, with the preset's values where it wrote nothing.
+
+    An unknown preset is left in place for field validation to refuse by name. Without ``preset`` the
+    method's own defaults count, and without ``method`` either the default preset does.
+
+    Raises:
+        PydanticCustomError: the written method is not the one whose settings the preset holds.
+    """
+    written = dict(synthesis)
+    name = written.get("preset")
+    if name is None and "method" not in written:
+        name = written["preset"] = DEFAULT_PRESET
+    if not isinstance(name, str) or name not in PRESETS:
+        return {"method": "fast-meta", **written}
+    preset: dict[str, Any] = dict(PRESETS[cast(PresetName, name)])
+    method = written.get("method", preset["method"])
+    is_ablation = method == "fast" and preset["method"] == "fast-meta" and "meta_gradient" not in preset
+    if method != preset["method"] and not is_ablation:
+        message = f"`{name}` holds settings of `{preset['method']}`, not of `{method}`; leave preset or method out"
+        raise PydanticCustomError("invalid_field", "{message}", {"field": "synthesis.preset", "message": message})
+    if preset["method"] == "fast-meta" and "one_hot" not in preset:
+        preset |= TEACHER_WEIGHTS.get(str(teacher_arch), {})
+    return preset | written

@@ -1,0 +1,1 @@
+"""The generator service: HTTP API, synthesis worker and command line."""
