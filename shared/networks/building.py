@@ -1,0 +1,212 @@
+"""From a ``NetworkSpec`` to a module that is known to map the job's images to the job's classes.
+
+Building is where the user's words meet foreign code, so whatever goes wrong here is a ``UserError`` that
+names the field. Nothing is ever downloaded: weights come from the job's checkpoint alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from shared.errors import UserError
+from shared.networks.registry import ARCHITECTURES, ZOOS, check_architecture, check_factory_allowed, near_matches
+from shared.specs import InputSpec, NetworkSpec
+
+DOWNLOADING_ARGUMENTS: Final = frozenset(
+    {"weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"}
+)
+"""Arguments by which torchvision and timm fetch or open weights by themselves."""
+
+
+def build_network(
+    spec: NetworkSpec, *, num_classes: int, input: InputSpec, allowed_factories: Sequence[str] = ()
+) -> nn.Module:
+    """Build the network and try it on two blank images.
+
+    Networks of ``ARCHITECTURES`` get ``num_classes`` and ``in_channels``, timm's ``num_classes`` and
+    ``in_chans``, torchvision's and a job's own factory only ``num_classes``; ``spec.kwargs`` is added.
+
+    Args:
+        spec: which network; a ``checkpoint`` it may name is not loaded here.
+        num_classes: width of the logits that the network must return.
+        input: shape of the images that it must take.
+        allowed_factories: module prefixes that ``package.module:factory`` may name.
+
+    Returns:
+        A float32 network on the CPU in training mode, initialised from torch's global random state.
+
+    Raises:
+        UserError: ``unknown_architecture``, ``bad_network_arguments``, ``factory_not_allowed``,
+            ``factory_failed``, ``timm_not_installed``, ``input_not_accepted`` or ``wrong_output_shape``.
+    """
+    try:
+        check_architecture(spec.arch)
+    except ValueError as error:
+        raise UserError("unknown_architecture", f"arch: {error}") from error
+    prefix, colon, name = spec.arch.partition(":")
+    if not colon:
+        network = _build_own(spec, num_classes, input)
+    elif prefix in ZOOS:
+        _refuse_downloading_arguments(spec)
+        network = (_build_torchvision if prefix == "torchvision" else _build_timm)(spec, name, num_classes, input)
+    else:
+        network = _build_from_factory(spec, num_classes, allowed_factories)
+    check_shapes(network, spec.arch, num_classes=num_classes, input=input)
+    return network.train()
+
+
+@torch.no_grad()
+def check_shapes(network: nn.Module, arch: str, *, num_classes: int, input: InputSpec) -> None:
+    """Run two blank images through the network in eval mode, on the device that it is on.
+
+    The mode is restored afterwards.
+
+    Raises:
+        UserError: ``input_not_accepted`` when it raises, ``wrong_output_shape`` unless it returns (2, num_classes).
+    """
+    was_training = network.training
+    device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+    shape = "×".join(map(str, input.shape))
+    try:
+        logits = network.eval()(torch.zeros(2, *input.shape, device=device))
+    except Exception as error:
+        raise UserError(
+            "input_not_accepted",
+            f"input: `{arch}` does not take images of {shape} (channels × height × width): {_summary(error)}. "
+            "Check input.channels, input.height and input.width, or choose a network for this size.",
+        ) from error
+    finally:
+        network.train(was_training)
+    if not isinstance(logits, torch.Tensor):
+        raise UserError(
+            "wrong_output_shape",
+            f"arch: `{arch}` returns a {type(logits).__name__} for two images; it must return a tensor of logits "
+            f"of shape (2, {num_classes})",
+        )
+    if logits.shape != (2, num_classes):
+        raise UserError(
+            "wrong_output_shape",
+            f"num_classes: `{arch}` returns shape {tuple(logits.shape)} for two images of {shape}; "
+            f"with num_classes {num_classes} it must be (2, {num_classes})",
+        )
+
+
+def _build_own(spec: NetworkSpec, num_classes: int, input: InputSpec) -> nn.Module:
+    architecture = ARCHITECTURES[spec.arch]
+    fixed = {"num_classes": num_classes, "in_channels": input.channels, **architecture.arguments}
+    module, _, name = architecture.constructor.partition(":")
+    constructor = getattr(importlib.import_module(module), name)
+    return _call(spec, constructor, fixed)
+
+
+def _build_torchvision(spec: NetworkSpec, name: str, num_classes: int, input: InputSpec) -> nn.Module:
+    from torchvision import models
+
+    # Only torchvision.models itself: the classifiers, not detection, segmentation, video or quantised ones.
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UserError(
+            "unknown_architecture", f"arch: torchvision has no classifier `{name}`{near_matches(name, known)}"
+        )
+    if input.channels != 3:
+        raise UserError(
+            "input_not_accepted",
+            f"input.channels is {input.channels}, but the networks of torchvision take 3; "
+            "choose a name of GET /architectures or `timm:NAME`, which take any number",
+        )
+    fixed: dict[str, Any] = {"weights": None, "num_classes": num_classes}
+    kwargs = dict(spec.kwargs)
+    if name in ("googlenet", "inception_v3"):
+        # Auxiliary heads make the training output a tuple; initialisation is asked for since the default warns.
+        kwargs = {"aux_logits": False, "init_weights": True} | kwargs
+    return _call(spec.model_copy(update={"kwargs": kwargs}), models.get_model_builder(name), fixed)
+
+
+def _build_timm(spec: NetworkSpec, name: str, num_classes: int, input: InputSpec) -> nn.Module:
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "timm_not_installed",
+            f"arch: `{spec.arch}` needs timm, which this worker lacks; install the extra `fast-dfkd[timm]`",
+        ) from error
+    if not timm.is_model(name):
+        hint = near_matches(name, timm.list_models())
+        raise UserError("unknown_architecture", f"arch: timm has no model `{name}`{hint}")
+    fixed = {"model_name": name, "pretrained": False, "num_classes": num_classes, "in_chans": input.channels}
+    return _call(spec, timm.create_model, fixed)
+
+
+def _build_from_factory(spec: NetworkSpec, num_classes: int, allowed: Sequence[str]) -> nn.Module:
+    try:
+        check_factory_allowed(spec.arch, allowed)
+    except ValueError as error:
+        raise UserError("factory_not_allowed", f"arch: {error}") from error
+    module, _, name = spec.arch.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            "unknown_architecture",
+            f"arch: `{spec.arch}` cannot be imported on this worker: {_summary(error)}. Install the package there.",
+        ) from error
+    except Exception as error:
+        raise UserError("factory_failed", f"arch: importing `{module}` failed: {_summary(error)}") from error
+    if not callable(factory):
+        raise UserError("factory_failed", f"arch: `{spec.arch}` is a {type(factory).__name__}, which cannot be called")
+    return _call(spec, factory, {"num_classes": num_classes}, failure="factory_failed")
+
+
+def _call(
+    spec: NetworkSpec,
+    constructor: Callable[..., Any],
+    fixed: Mapping[str, Any],
+    *,
+    failure: str = "bad_network_arguments",
+) -> nn.Module:
+    """Call with the job's arguments beside ours; ``failure`` is the code when the constructor itself raises."""
+    taken = sorted(fixed.keys() & spec.kwargs.keys())
+    if taken:
+        raise UserError(
+            "bad_network_arguments",
+            f"kwargs.{taken[0]} is set by the job or by the name `{spec.arch}` itself; leave it out",
+        )
+    arguments = {**fixed, **spec.kwargs}
+    try:
+        inspect.signature(constructor).bind(**arguments)
+    except TypeError as error:
+        raise UserError(
+            "bad_network_arguments", f"kwargs: `{spec.arch}` cannot be called with {_names(spec.kwargs)}: {error}"
+        ) from error
+    except ValueError:
+        pass  # A builtin without a signature: the call will tell.
+    try:
+        network = constructor(**arguments)
+    except Exception as error:
+        raise UserError(failure, f"kwargs: `{spec.arch}` refused {_names(spec.kwargs)}: {_summary(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise UserError("factory_failed", f"arch: `{spec.arch}` made a {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def _refuse_downloading_arguments(spec: NetworkSpec) -> None:
+    for name in sorted(DOWNLOADING_ARGUMENTS & spec.kwargs.keys()):
+        raise UserError(
+            "bad_network_arguments", f"kwargs.{name} is refused: nothing is downloaded; put the weights in `checkpoint`"
+        )
+
+
+def _names(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())[:300] or "no arguments"
+
+
+def _summary(error: Exception) -> str:
+    """The kind of the error and the first line of its text, of a length for a message."""
+    first = str(error).strip().split("\n", 1)[0]
+    return f"{type(error).__name__}: {first[:300].rstrip('.')}" if first else type(error).__name__
