@@ -1,0 +1,157 @@
+"""Writes shards beside the inversion: one thread encodes and seals while the next batches are made.
+
+Shards leave in the order they came, each with whatever the caller handed in with it, such as the worker's
+state at the end of that shard. So the caller can store the state and announce the shard, in order, from
+its own thread; nothing here talks to Redis.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from shared.manifests import ImageFormat, ShardManifest
+from shared.shards import SampleBatch, seal, write_shard
+from shared.storage import Storage
+
+Payload = TypeVar("Payload")
+
+
+class ShardWriter(Generic[Payload]):
+    """A background writer of one partition's shards. Use it as a context manager, from one thread.
+
+    Args:
+        storage: where sealed shards go.
+        folder: folder in the storage.
+        local_folder: where a shard is written first; on the disk of a local storage it is only renamed.
+        job, partition, attempt: whose shards these are.
+        image_format: of the image members.
+        max_waiting: shards that may wait for the thread; ``submit`` blocks beyond. Bounds the memory.
+        clock: seconds since the epoch, for the manifests.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        folder: str,
+        local_folder: Path,
+        *,
+        job: str,
+        partition: int,
+        attempt: int,
+        image_format: ImageFormat,
+        max_waiting: int = 2,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._storage = storage
+        self._folder = folder
+        self._local_folder = local_folder
+        self._job = job
+        self._partition = partition
+        self._attempt = attempt
+        self._image_format = image_format
+        self._clock = clock
+        self._waiting: queue.Queue[tuple[int, int, Sequence[SampleBatch], Payload] | None] = queue.Queue(max_waiting)
+        self._sealed: queue.SimpleQueue[tuple[ShardManifest, Payload] | BaseException] = queue.SimpleQueue()
+        self._unsealed = 0
+        self._failure: BaseException | None = None
+        self._abandoned = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"shard-writer-{job}-{partition}", daemon=True)
+        self._thread.start()
+
+    def submit(self, index: int, first_image: int, batches: Sequence[SampleBatch], payload: Payload) -> None:
+        """Hand over one shard's samples; waits while ``max_waiting`` shards are unwritten.
+
+        Args:
+            index: of the shard in its partition.
+            first_image: index of its first image in the partition.
+            batches: its samples, not to be changed from here on.
+            payload: comes back with the sealed shard, untouched.
+
+        Raises:
+            Exception: what stopped the thread, if something did.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if not self._thread.is_alive():
+            raise RuntimeError("the shard writer is closed")
+        self._unsealed += 1
+        self._waiting.put((index, first_image, batches, payload))
+
+    def sealed(self, *, block: bool = False) -> Iterator[tuple[ShardManifest, Payload]]:
+        """The shards that were sealed since the last call, in the order of ``submit``.
+
+        Args:
+            block: wait for all that were submitted.
+
+        Raises:
+            Exception: what stopped the thread, after the shards that were sealed before it.
+        """
+        while self._unsealed:
+            try:
+                result = self._sealed.get(block=block)
+            except queue.Empty:
+                return
+            if isinstance(result, BaseException):
+                self._sealed.put(result)  # nothing follows an error, so the next call meets it again
+                raise result
+            self._unsealed -= 1
+            yield result
+
+    def close(self, *, abandon: bool = False) -> None:
+        """Stop the thread. What was sealed can still be fetched.
+
+        Args:
+            abandon: give up the shards that wait, at most finishing the one in hand.
+        """
+        if abandon:
+            self._abandoned.set()
+        if self._thread.is_alive():
+            self._waiting.put(None)
+            self._thread.join()
+            self._unsealed = self._sealed.qsize()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close(abandon=error_type is not None)
+
+    def _run(self) -> None:
+        """The thread. After an error it only empties the queue, so that ``submit`` never hangs."""
+        while (shard := self._waiting.get()) is not None:
+            if self._failure is not None or self._abandoned.is_set():
+                continue
+            try:
+                self._sealed.put(self._write(*shard))
+            except BaseException as error:
+                self._failure = error
+                self._sealed.put(error)
+
+    def _write(
+        self, index: int, first_image: int, batches: Sequence[SampleBatch], payload: Payload
+    ) -> tuple[ShardManifest, Payload]:
+        path, manifest = write_shard(
+            self._local_folder,
+            batches,
+            job=self._job,
+            partition=self._partition,
+            index=index,
+            attempt=self._attempt,
+            first_image=first_image,
+            image_format=self._image_format,
+            created_at=self._clock(),
+        )
+        try:
+            seal(self._storage, self._folder, path, manifest)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return manifest, payload
