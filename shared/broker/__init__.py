@@ -1,0 +1,60 @@
+"""Everything that goes through Redis; the only package that names a Redis key.
+
+``Broker`` is the way in. ``jobs`` is the client's side (create, read, list, cancel), ``leases`` the
+worker's (claim, renew, give back, finish) and ``streams`` what flows while a job runs (shards, student
+snapshots, events, metrics). State lives in one hash per job; queue entries only point to it. Only commands
+that both Redis 6.2 and Valkey have are used. All keys of a script are passed to it, but they hash to
+different slots: one server or a primary with replicas, not a cluster.
+"""
+
+from shared.broker.connection import SOCKET_TIMEOUT_SECONDS, WORKER_PATIENCE_RETRIES, Client, connect
+from shared.broker.jobs import IdempotencyConflict, JobFinished, Jobs, QueueFull
+from shared.broker.leases import Attempt, JobStopped, LeaseLost, Leases
+from shared.broker.streams import AnnouncedShard, Backlog, Streams, StudentSnapshot, SynthesisPosition
+
+__all__ = [
+    "AnnouncedShard",
+    "Attempt",
+    "Backlog",
+    "Broker",
+    "IdempotencyConflict",
+    "JobFinished",
+    "JobStopped",
+    "Jobs",
+    "LeaseLost",
+    "Leases",
+    "QueueFull",
+    "Streams",
+    "StudentSnapshot",
+    "SynthesisPosition",
+]
+
+
+class Broker:
+    """One connection pool and the three views of what is behind it.
+
+    Args:
+        url: redis:// or rediss:// address.
+        lease_seconds: silence after which a worker loses its claim.
+        max_attempts: attempts in a row without progress after which a job fails.
+        retries: reconnections before a command gives up; the default outlasts a minute.
+        timeout_seconds: how long one answer may take; a worker's must exceed ``BLOCK_SECONDS``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease_seconds: float = 15.0,
+        max_attempts: int = 3,
+        retries: int = WORKER_PATIENCE_RETRIES,
+        timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
+    ) -> None:
+        self.redis: Client = connect(url, retries=retries, timeout_seconds=timeout_seconds)
+        self.jobs = Jobs(self.redis)
+        self.leases = Leases(self.redis, lease_seconds=lease_seconds, max_attempts=max_attempts)
+        self.streams = Streams(self.redis)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self.redis.close()

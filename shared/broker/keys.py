@@ -1,0 +1,71 @@
+"""Names of the Redis keys. No other package spells one.
+
+All keys of a job share the prefix ``dfkd:job:ID``. A task's fields live in the job's hash under
+``role:partition:field``, so that one ``HGETALL`` shows the whole job.
+"""
+
+from typing import Final
+
+from shared.jobs import Role
+
+PREFIX: Final = "dfkd:"
+GROUP: Final = "workers"
+"""The consumer group of both queues."""
+
+JOBS: Final = f"{PREFIX}jobs"
+"""Sorted set of all job ids, equal scores: ids sort by creation."""
+
+UNFINISHED: Final = f"{PREFIX}jobs:unfinished"
+"""Set of the ids of jobs in no final state."""
+
+EVENTS_KEPT: Final = 10_000
+METRICS_KEPT: Final = 200_000
+IDEMPOTENCY_SECONDS: Final = 24 * 3600
+
+
+def queue(role: Role) -> str:
+    """Stream of ``{job, partition}`` entries that workers of a role claim."""
+    return f"{PREFIX}queue:{role}"
+
+
+def job(job_id: str) -> str:
+    """Hash: specification, state, tasks, counters."""
+    return f"{PREFIX}job:{job_id}"
+
+
+def shards(job_id: str) -> str:
+    """Stream of sealed shard manifests."""
+    return f"{job(job_id)}:shards"
+
+
+def events(job_id: str) -> str:
+    """Capped stream of events."""
+    return f"{job(job_id)}:events"
+
+
+def metrics(job_id: str) -> str:
+    """Capped stream of measured values."""
+    return f"{job(job_id)}:metrics"
+
+
+def student(job_id: str) -> str:
+    """Hash: the newest student snapshot."""
+    return f"{job(job_id)}:student"
+
+
+def worker(name: str) -> str:
+    """Hash with a time to live: what a worker is and does."""
+    return f"{PREFIX}worker:{name}"
+
+
+def idempotency(digest: str) -> str:
+    """Hash with a time to live: the job that a request with an Idempotency-Key made."""
+    return f"{PREFIX}idempotency:{digest}"
+
+
+WORKERS_PATTERN: Final = f"{PREFIX}worker:*"
+
+
+def of_job(job_id: str) -> list[str]:
+    """The keys that every job script takes, in the order in which the scripts name them."""
+    return [job(job_id), events(job_id), queue(Role.SYNTHESIS), queue(Role.DISTILLATION), UNFINISHED]

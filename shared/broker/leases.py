@@ -1,0 +1,301 @@
+"""Leases: who works on which task, for how long, and what happens when nobody is heard of any more.
+
+A worker *claims* a queue entry, which starts an *attempt* with a fresh token. While it works, a heartbeat
+renews the claim; an entry that was not renewed for ``lease_seconds`` is claimed by the next idle worker,
+whose attempt replaces the token. From then on every script refuses the old one (``LeaseLost``), so a
+worker that was merely paused cannot change the job. A claim that is given back keeps its place at the
+head of the queue: an older job is always served first, which rules out two jobs waiting on each other.
+"""
+
+import json
+import secrets
+from dataclasses import dataclass
+
+from redis.exceptions import ResponseError
+
+from shared.broker import keys
+from shared.broker.connection import BLOCK_SECONDS, Client
+from shared.broker.scripts import Script
+from shared.errors import UserError
+from shared.jobs import JobError, Role, Task
+
+# ARGV: 3 worker, 4 entry, 5 most failures in a row, 6 message of a vanished worker.
+_START = Script("""
+local function gone()
+  redis.call('XACK', queue_of(task), GROUP, ARGV[4])
+  redis.call('XDEL', queue_of(task), ARGV[4])
+  return 0
+end
+local state, task_state = get('state'), get(task .. ':state')
+if not state or not task_state or get(task .. ':entry') ~= ARGV[4] then return gone() end
+if get(task .. ':token') == token and task_state == 'running' then return tonumber(get(task .. ':attempt')) end
+if is_final(task_state) then return gone() end
+if task_state == 'running' then
+  local lost = {worker = get(task .. ':worker'), attempt = tonumber(get(task .. ':attempt'))}
+  event('attempt_lost', task, cjson.encode(lost))
+  if is_final(state) or state == 'cancelling' then
+    end_task(task, 'cancelled')
+    settle_cancellation()
+    return 0
+  end
+  if redis.call('HINCRBY', KEYS[1], task .. ':failures', 1) >= tonumber(ARGV[5]) then
+    local role = string.match(task, '^(%a+):')
+    fail_job(task, cjson.encode({code = 'worker_lost', message = ARGV[6], stage = role}))
+    return 0
+  end
+elseif is_final(state) or state == 'cancelling' then
+  end_task(task, 'cancelled')
+  settle_cancellation()
+  return 0
+end
+local attempt = redis.call('HINCRBY', KEYS[1], task .. ':attempt', 1)
+local time = now()
+redis.call('HSET', KEYS[1], task .. ':token', token, task .. ':state', 'running', task .. ':worker', ARGV[3],
+           task .. ':heartbeat_at', time)
+redis.call('HSETNX', KEYS[1], task .. ':started_at', time)
+redis.call('HDEL', KEYS[1], task .. ':rate')
+redis.call('HSETNX', KEYS[1], 'started_at', time)
+if state == 'queued' then set('state', 'running') end
+event('attempt_started', task, cjson.encode({worker = ARGV[3], attempt = attempt}))
+return attempt
+""")
+
+# ARGV: 3 worker, 4 entry, 5 done or '', 6 rate or ''.
+_HEARTBEAT = Script("""
+if not holds() then return 'lost' end
+redis.call('XCLAIM', queue_of(task), GROUP, ARGV[3], 0, ARGV[4], 'JUSTID')
+set(task .. ':heartbeat_at', now())
+if ARGV[5] ~= '' then set(task .. ':done', ARGV[5]) end
+if ARGV[6] ~= '' then set(task .. ':rate', ARGV[6]) end
+local state = get('state')
+if state == 'cancelling' or is_final(state) then return 'stop' end
+return 'go'
+""")
+
+# ARGV: 3 worker, 4 entry, 5 reason, 6 error as JSON or '', 7 most failures in a row. An idle time of a day makes the
+# entry look expired, so that it is the first to be claimed.
+_GIVE_BACK = Script("""
+if not holds() then return 'lost' end
+local state = get('state')
+if state == 'cancelling' or is_final(state) then
+  end_task(task, 'cancelled')
+  settle_cancellation()
+  return 'ok'
+end
+if ARGV[6] ~= '' then
+  set(task .. ':error', ARGV[6])
+  event('attempt_failed', task, ARGV[6])
+  if redis.call('HINCRBY', KEYS[1], task .. ':failures', 1) >= tonumber(ARGV[7]) then
+    fail_job(task, ARGV[6])
+    return 'ok'
+  end
+else
+  event('attempt_released', task, cjson.encode({worker = ARGV[3], reason = ARGV[5]}))
+end
+set(task .. ':state', 'queued')
+redis.call('HDEL', KEYS[1], task .. ':token', task .. ':worker', task .. ':rate')
+redis.call('XCLAIM', queue_of(task), GROUP, 'nobody', 0, ARGV[4], 'IDLE', 86400000, 'JUSTID')
+return 'ok'
+""")
+
+# ARGV: 3 error as JSON.
+_FAIL = Script("""
+if not holds() then return 'lost' end
+fail_job(task, ARGV[3])
+return 'ok'
+""")
+
+# ARGV: 3 '1' when the output folder has been completed, 4 result as JSON or ''. The task that ends last must complete
+# the folder first, so it is told so and asks again.
+_FINISH = Script("""
+if get(task .. ':token') == token and get(task .. ':state') == 'succeeded' then return 'ok' end
+if not holds() then return 'lost' end
+local state = get('state')
+if state == 'cancelling' or is_final(state) then return 'stop' end
+local total = tonumber(get(task .. ':total'))
+if string.sub(task, 1, 9) == 'synthesis' and tonumber(get(task .. ':images') or 0) < total then return 'more' end
+local is_last = true
+for _, each in ipairs(tasks()) do
+  if each ~= task and get(each .. ':state') ~= 'succeeded' then is_last = false end
+end
+if is_last and ARGV[3] ~= '1' then return 'last' end
+set(task .. ':done', total)
+redis.call('HDEL', KEYS[1], task .. ':rate', task .. ':error')
+end_task(task, 'succeeded')
+event('task_succeeded', task)
+if is_last then
+  if ARGV[4] ~= '' then set('result', ARGV[4]) end
+  end_job('succeeded')
+end
+return 'ok'
+""")
+
+
+class LeaseLost(Exception):
+    """Another attempt has taken the task over; nothing this worker does counts any more."""
+
+
+class JobStopped(Exception):
+    """The job was cancelled, or failed elsewhere; the worker should stop and say so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One worker's turn at a task. ``number`` counts from 1 over the life of the task."""
+
+    job_id: str
+    task: Task
+    number: int
+    token: str
+    entry: str
+    worker: str
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of every job script."""
+        return keys.of_job(self.job_id)
+
+
+class Leases:
+    """The worker's side of the queues."""
+
+    def __init__(self, client: Client, *, lease_seconds: float, max_attempts: int) -> None:
+        self._redis = client
+        self.lease_seconds = lease_seconds
+        self._max_attempts = max_attempts
+
+    def claim(self, role: Role, worker: str, *, block_seconds: float = BLOCK_SECONDS) -> Attempt | None:
+        """The next task of this role, or None when there was none for ``block_seconds``.
+
+        Expired and given-back claims come before new entries.
+        """
+        try:
+            entries = self._expired(role, worker) or self._new(role, worker, block_seconds)
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            self._create_group(role)
+            return None
+        for entry, fields in entries:
+            attempt = self._start(role, worker, entry, fields)
+            if attempt is not None:
+                return attempt
+        return None
+
+    def _expired(self, role: Role, worker: str) -> list[tuple[str, dict[str, str]]]:
+        _, entries, *_ = self._redis.xautoclaim(
+            keys.queue(role), keys.GROUP, worker, min_idle_time=int(self.lease_seconds * 1000), count=1
+        )
+        return [(entry, fields) for entry, fields in entries if fields]
+
+    def _new(self, role: Role, worker: str, block_seconds: float) -> list[tuple[str, dict[str, str]]]:
+        answer = self._redis.xreadgroup(
+            keys.GROUP, worker, {keys.queue(role): ">"}, count=1, block=max(1, int(block_seconds * 1000))
+        )
+        streams = answer.items() if isinstance(answer, dict) else (answer or [])
+        return [tuple(entry) for _, entries in streams for entry in entries]
+
+    def _create_group(self, role: Role) -> None:
+        try:
+            self._redis.xgroup_create(keys.queue(role), keys.GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    def _start(self, role: Role, worker: str, entry: str, fields: dict[str, str]) -> Attempt | None:
+        job_id, task, token = fields["job"], Task(role, int(fields["partition"])), secrets.token_hex(16)
+        message = (
+            f"{self._max_attempts} workers in a row vanished while working on {task}, the last being silent for over "
+            f"{self.lease_seconds:g} s. Look at the workers' logs; running out of memory is the usual cause."
+        )
+        number = _START(self._redis, keys.of_job(job_id), str(task), token, worker, entry, self._max_attempts, message)
+        if not number:
+            return None
+        return Attempt(job_id=job_id, task=task, number=int(number), token=token, entry=entry, worker=worker)
+
+    def has_expired(self, role: Role) -> bool:
+        """Whether a claim of this role has expired or was given back, so that an idle worker would find work."""
+        pending = self._redis.xpending_range(
+            keys.queue(role), keys.GROUP, "-", "+", 1, idle=int(self.lease_seconds * 1000)
+        )
+        return bool(pending)
+
+    def renew(self, attempt: Attempt, *, done: int | None = None, rate: float | None = None) -> None:
+        """Extends the lease and reports progress, in one round trip.
+
+        Raises:
+            LeaseLost: another attempt has the task.
+            JobStopped: the job was cancelled or has failed elsewhere.
+        """
+        answer = _HEARTBEAT(
+            self._redis,
+            attempt.keys,
+            str(attempt.task),
+            attempt.token,
+            attempt.worker,
+            attempt.entry,
+            "" if done is None else done,
+            "" if rate is None else rate,
+        )
+        if answer == "lost":
+            raise LeaseLost(attempt)
+        if answer == "stop":
+            raise JobStopped(attempt)
+
+    def release(self, attempt: Attempt, reason: str) -> None:
+        """Gives the task back, to be claimed at once by another worker; not counted as a failure.
+
+        A task of a job that is being cancelled ends here instead.
+        """
+        self._give_back(attempt, reason, "")
+
+    def retry(self, attempt: Attempt, error: JobError) -> None:
+        """Gives the task back after an error; ``max_attempts`` of them without progress fail the job."""
+        self._give_back(attempt, error.code, error.model_dump_json())
+
+    def _give_back(self, attempt: Attempt, reason: str, error: str) -> None:
+        answer = _GIVE_BACK(
+            self._redis,
+            attempt.keys,
+            str(attempt.task),
+            attempt.token,
+            attempt.worker,
+            attempt.entry,
+            reason,
+            error,
+            self._max_attempts,
+        )
+        if answer == "lost":
+            raise LeaseLost(attempt)
+
+    def fail(self, attempt: Attempt, error: UserError) -> None:
+        """Fails the job for a reason that trying again cannot mend."""
+        described = JobError(code=error.code, message=error.message, stage=attempt.task.role)
+        if _FAIL(self._redis, attempt.keys, str(attempt.task), attempt.token, described.model_dump_json()) == "lost":
+            raise LeaseLost(attempt)
+
+    def finish(
+        self, attempt: Attempt, *, folder_completed: bool = False, result: dict[str, object] | None = None
+    ) -> str:
+        """Marks the task as succeeded, and with the last task the job.
+
+        Returns:
+            ``ok``: done. ``more``: images are still owed, since a shard was set aside. ``last``: this is the
+            job's last task; complete the output folder, then call again with ``folder_completed``.
+
+        Raises:
+            LeaseLost, JobStopped: as for ``renew``.
+        """
+        answer: str = _FINISH(
+            self._redis,
+            attempt.keys,
+            str(attempt.task),
+            attempt.token,
+            "1" if folder_completed else "",
+            json.dumps(result) if result else "",
+        )
+        if answer == "lost":
+            raise LeaseLost(attempt)
+        if answer == "stop":
+            raise JobStopped(attempt)
+        return answer

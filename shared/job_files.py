@@ -1,0 +1,47 @@
+"""Where the files of a job lie under the storage root. No other module spells these names.
+
+``work/`` holds what only workers read (checkpoints, student snapshots) and goes when the job ends; the rest
+is the job's output.
+"""
+
+from shared.jobs import Task
+
+
+def folder(job_id: str) -> str:
+    """Output folder of a job."""
+    return f"jobs/{job_id}"
+
+
+def shards(job_id: str) -> str:
+    """Folder of the sealed shards."""
+    return f"{folder(job_id)}/shards"
+
+
+def student(job_id: str) -> str:
+    """The trained student."""
+    return f"{folder(job_id)}/student.safetensors"
+
+
+def grid(job_id: str) -> str:
+    """Picture grid of synthetic images."""
+    return f"{folder(job_id)}/grid.png"
+
+
+def metrics(job_id: str) -> str:
+    """Everything that was measured, as JSON."""
+    return f"{folder(job_id)}/metrics.json"
+
+
+def work(job_id: str) -> str:
+    """Folder of the workers' own files."""
+    return f"{folder(job_id)}/work"
+
+
+def checkpoint(job_id: str, task: Task, attempt: int, number: int) -> str:
+    """A worker's checkpoint. The attempt keeps a paused worker from overwriting its successor's."""
+    return f"{work(job_id)}/{task.role}-{task.partition:02d}-{attempt:02d}-{number:09d}.pt"
+
+
+def snapshot(job_id: str, attempt: int, version: int) -> str:
+    """A student snapshot for the adversarial term."""
+    return f"{work(job_id)}/student-{attempt:02d}-{version:09d}.safetensors"

@@ -1,0 +1,204 @@
+"""Claims, heartbeats, takeovers: nobody who was declared dead can touch a job."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from shared.broker import Attempt, Broker, JobStopped, LeaseLost, StudentSnapshot
+from shared.errors import UserError
+from shared.jobs import JobError, JobRecord, Role, State
+from tests.shared.broker.manifests import manifest_of
+from tests.specs import small_job
+from tests.waiting import wait_until
+
+LEASE_SECONDS = 0.3
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[Broker]:
+    broker = Broker(redis_url, lease_seconds=LEASE_SECONDS, max_attempts=2, retries=1)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def job(broker: Broker) -> JobRecord:
+    return broker.jobs.create(small_job())
+
+
+def claim(broker: Broker, role: Role = Role.SYNTHESIS, worker: str = "worker") -> Attempt:
+    """The next task, waiting for an expired lease if need be."""
+    return wait_until(lambda: broker.leases.claim(role, worker, block_seconds=0.01))
+
+
+def event_types(broker: Broker, job: JobRecord) -> list[str]:
+    return [event.type for event in broker.streams.events(job.id)]
+
+
+def test_a_claim_starts_an_attempt_and_the_job(broker: Broker, job: JobRecord) -> None:
+    attempt = claim(broker, worker="a")
+
+    record = broker.jobs.get(job.id)
+    assert (attempt.job_id, attempt.number) == (job.id, 1)
+    assert record.state is State.RUNNING
+    assert record.stages.synthesis is not None
+    assert (record.stages.synthesis.worker, record.stages.synthesis.attempt) == ("a", 1)
+    assert broker.leases.claim(Role.SYNTHESIS, "b", block_seconds=0.01) is None
+
+
+def test_a_renewed_lease_is_not_taken_over(broker: Broker, job: JobRecord) -> None:
+    attempt = claim(broker)
+    for done in range(30):
+        broker.leases.renew(attempt, done=done, rate=2.0)
+        assert broker.leases.claim(Role.SYNTHESIS, "b", block_seconds=LEASE_SECONDS / 10) is None
+
+    stage = broker.jobs.get(job.id).stages.synthesis
+    assert stage is not None
+    assert (stage.progress.done, stage.progress.rate) == (29, 2.0)
+    assert stage.progress.eta_seconds == pytest.approx((64 - 29) / 2, abs=0.1)
+
+
+def test_a_zombie_can_do_nothing_after_takeover(broker: Broker, job: JobRecord) -> None:
+    zombie = claim(broker, worker="a")
+    successor = claim(broker, worker="b")
+    snapshot = StudentSnapshot(version=1, name="x", sha256="0" * 64)
+
+    assert successor.number == 2
+    for write in (
+        lambda: broker.leases.renew(zombie),
+        lambda: broker.leases.release(zombie, "late"),
+        lambda: broker.leases.retry(zombie, JobError(code="late", message="late")),
+        lambda: broker.leases.fail(zombie, UserError("late", "late")),
+        lambda: broker.leases.finish(zombie),
+        lambda: broker.streams.announce(zombie, manifest_of(zombie, 0), {}),
+        lambda: broker.streams.save_checkpoint(zombie, {"name": "late"}),
+        lambda: broker.streams.consumed(zombie, shards=9, images=9),
+        lambda: broker.streams.publish_student(zombie, snapshot),
+        lambda: broker.streams.report(zombie, "late"),
+    ):
+        with pytest.raises(LeaseLost):
+            write()
+
+    record = broker.jobs.get(job.id)
+    assert record.state is State.RUNNING
+    assert broker.streams.shards(job.id) == []
+    assert broker.streams.newest_student(job.id) is None
+    assert event_types(broker, job) == ["job_created", "attempt_started", "attempt_lost", "attempt_started"]
+    broker.streams.announce(successor, manifest_of(successor, 0), {"name": "state"})
+    assert [manifest.attempt for manifest in broker.streams.shards(job.id)] == [2]
+
+
+def test_a_released_task_is_claimed_at_once_and_before_newer_jobs(broker: Broker, job: JobRecord) -> None:
+    newer = broker.jobs.create(small_job())
+    attempt = claim(broker)
+    broker.leases.release(attempt, "worker stopping")
+    assert broker.leases.has_expired(Role.SYNTHESIS)
+
+    second = broker.leases.claim(Role.SYNTHESIS, "b", block_seconds=0.01)
+    third = broker.leases.claim(Role.SYNTHESIS, "c", block_seconds=0.01)
+
+    assert second is not None
+    assert third is not None
+    assert (second.job_id, second.number, third.job_id) == (job.id, 2, newer.id)
+    with pytest.raises(LeaseLost):
+        broker.leases.renew(attempt)
+
+
+def test_workers_that_vanish_without_progress_fail_the_job(broker: Broker, job: JobRecord) -> None:
+    claim(broker)
+    claim(broker)
+
+    wait_until(lambda: broker.leases.claim(Role.SYNTHESIS, "c", block_seconds=0.01) is None and failed(broker, job))
+
+    error = broker.jobs.get(job.id).error
+    assert error is not None
+    assert error.code == "worker_lost"
+    assert "2 workers in a row" in error.message
+
+
+def failed(broker: Broker, job: JobRecord) -> bool:
+    return broker.jobs.get(job.id).state is State.FAILED
+
+
+def test_progress_forgives_earlier_failures(broker: Broker, job: JobRecord) -> None:
+    for index in range(4):
+        attempt = claim(broker)
+        broker.streams.announce(attempt, manifest_of(attempt, index), {"name": f"state-{index}"})
+
+    assert broker.jobs.get(job.id).state is State.RUNNING
+
+
+def test_errors_are_retried_and_then_fail_the_job_with_the_last_one(broker: Broker, job: JobRecord) -> None:
+    broker.leases.retry(claim(broker), JobError(code="internal_error", message="first"))
+    record = broker.jobs.get(job.id)
+    assert record.state is State.RUNNING
+    assert record.stages.synthesis is not None
+    assert record.stages.synthesis.error is not None
+
+    broker.leases.retry(claim(broker), JobError(code="internal_error", message="second"))
+
+    record = broker.jobs.get(job.id)
+    assert record.state is State.FAILED
+    assert record.error is not None
+    assert record.error.message == "second"
+
+
+def test_a_cancel_reaches_a_running_worker_and_ends_when_it_lets_go(broker: Broker, job: JobRecord) -> None:
+    attempt = claim(broker)
+
+    assert broker.jobs.cancel(job.id).state is State.CANCELLING
+    with pytest.raises(JobStopped):
+        broker.leases.renew(attempt)
+    with pytest.raises(JobStopped):
+        broker.leases.finish(attempt)
+    broker.leases.release(attempt, "job stopped")
+
+    record = broker.jobs.get(job.id)
+    assert record.state is State.CANCELLED
+    assert event_types(broker, job)[-2:] == ["cancel_requested", "job_cancelled"]
+    assert broker.jobs.queue_depths() == {Role.SYNTHESIS: 0, Role.DISTILLATION: 0}
+
+
+def test_a_cancel_of_a_job_whose_worker_died_ends_at_the_next_claim(broker: Broker, job: JobRecord) -> None:
+    claim(broker)
+    broker.jobs.cancel(job.id)
+
+    wait_until(lambda: broker.leases.claim(Role.SYNTHESIS, "b", block_seconds=0.01) is None and ended(broker, job))
+
+    assert broker.jobs.get(job.id).state is State.CANCELLED
+
+
+def ended(broker: Broker, job: JobRecord) -> bool:
+    return broker.jobs.get(job.id).state.is_final
+
+
+def test_the_other_stage_of_a_failed_job_is_told_to_stop(broker: Broker, job: JobRecord) -> None:
+    synthesis, distillation = claim(broker), claim(broker, Role.DISTILLATION)
+    broker.leases.fail(synthesis, UserError("bad_checkpoint", "foreign"))
+
+    with pytest.raises(JobStopped):
+        broker.leases.renew(distillation)
+    broker.leases.release(distillation, "job stopped")
+
+    stages = broker.jobs.get(job.id).stages
+    assert stages.distillation is not None
+    assert stages.distillation.state is State.CANCELLED
+    assert broker.jobs.get(job.id).state is State.FAILED
+
+
+def test_only_the_last_task_completes_the_folder_and_ends_the_job(broker: Broker, job: JobRecord) -> None:
+    synthesis, distillation = claim(broker), claim(broker, Role.DISTILLATION)
+    assert broker.leases.finish(synthesis) == "more"
+    broker.streams.announce(synthesis, manifest_of(synthesis, 0, images=64), {"name": "state"})
+
+    assert broker.leases.finish(synthesis) == "ok"
+    assert broker.jobs.get(job.id).state is State.RUNNING
+    assert broker.leases.finish(distillation) == "last"
+    assert broker.jobs.get(job.id).state is State.RUNNING
+    assert broker.leases.finish(distillation, folder_completed=True, result={"images": 64}) == "ok"
+
+    record = broker.jobs.get(job.id)
+    assert record.state is State.SUCCEEDED
+    assert record.result == {"images": 64}
+    assert broker.leases.finish(distillation, folder_completed=True) == "ok"
+    assert broker.jobs.queue_depths() == {Role.SYNTHESIS: 0, Role.DISTILLATION: 0}
