@@ -231,7 +231,9 @@ class DeepInversionSynthesis(SynthesisBase):
     adversarial: float = Field(
         1.0, ge=0, le=1e6, description="Weight of the Jensen-Shannon disagreement with the newest student."
     )
-    total_variation: float = Field(2.5e-5, ge=0, le=1e6, description="Weight of the total-variation prior.")
+    total_variation: float = Field(
+        0.01, ge=0, le=1e6, description="Weight of the mean absolute difference of neighbouring pixels."
+    )
     l2: float = Field(3e-8, ge=0, le=1e6, description="Weight of the squared norm of the images.")
     jitter: int = Field(2, ge=0, le=256, description="Largest random shift in pixels.")
     horizontal_flip: bool = Field(True, description="Mirror half of the images in every step.")
@@ -263,8 +265,8 @@ class DistillationSpec(Spec):
     batch_size: int = Field(256, ge=2, le=65_536, description="Images per step.")
     learning_rate: float = Field(0.2, gt=0, le=100, description="Step size at the start; falls along a cosine.")
     final_learning_rate: float = Field(2e-4, ge=0, le=100, description="Step size at the end.")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0, le=1)
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="Of SGD.")
     temperature: float = Field(20.0, gt=0, le=1000, description="Softens both distributions before they are compared.")
     pool_capacity: int = Field(
         1_000_000, ge=2, le=MAX_IMAGES, description="Images kept in memory, 8 bits each; beyond it the oldest give way."
@@ -288,7 +290,7 @@ class EvaluationSpec(Spec):
         description="Path under the storage root of a labelled WebDataset: a tar, or several as name-{000..009}.tar."
     )
     every_steps: int = Field(200, ge=1, le=100_000_000, description="Distillation steps between measurements.")
-    batch_size: int = Field(256, ge=1, le=65_536)
+    batch_size: int = Field(256, ge=1, le=65_536, description="Images measured together.")
 
 
 class JobSpec(Spec):

@@ -1,0 +1,174 @@
+"""Matching a teacher's BatchNorm statistics: the trace that its training data left in it.
+
+A trained network keeps, for every BatchNorm layer, mean and variance of what the training data gave to
+that layer. ``BatchNormMatching`` measures the same of synthetic images and penalises the difference.
+
+This is where inversion can waste most of its time, because it touches every activation of the teacher
+again. Both statistics are therefore taken by one call without a copy of the activation, and their
+gradient needs no graph of its own: for a channel of n values it is ``∂mean/n + 2·∂var·(x - mean)/n``,
+an affine function of x, which joins the layer's own backward pass (``_Observe``). The statistics of
+all layers then go into one vector, so that the loss costs a dozen small kernels and not as many per layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PLAIN_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""Layers whose evaluation is known exactly, so that it can be fused with the measurement."""
+
+
+def layers_with_statistics(network: nn.Module) -> list[nn.Module]:
+    """Every layer that keeps running statistics per channel: BatchNorm of any kind, frozen or not.
+
+    They are recognised by what they keep rather than by their class, since frozen variants
+    (torchvision's, timm's, a user's own) share no base class.
+    """
+    found = []
+    for module in network.modules():
+        mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+        if isinstance(mean, Tensor) and isinstance(variance, Tensor) and mean.ndim == 1 == variance.ndim:
+            found.append(module)
+    return found
+
+
+class BatchNormMatching:
+    """Loss between a frozen network's running statistics and those of the images that pass through it.
+
+    With momentum μ, a batch stands for more than itself: what is compared is
+    ``(1-μ)·batch + μ·average``, where the average runs over the earlier rounds (from the second on).
+
+    Args:
+        network: with at least one layer of ``layers_with_statistics``.
+        momentum: μ; 0 compares the batch alone.
+    """
+
+    def __init__(self, network: nn.Module, momentum: float = 0.0) -> None:
+        self.layers = layers_with_statistics(network)
+        self.momentum = momentum
+        self.average: Tensor | None = None
+        """(2, all channels): mean and variance of every layer, averaged over the rounds; None before the first."""
+        self._observed: dict[int, tuple[Tensor, Tensor]] = {}
+        self._latest: Tensor | None = None
+        self._goal: tuple[Sequence[int], Tensor, Tensor] | None = None
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """While this is open, every forward pass of the network leaves its statistics for ``loss``."""
+        undo: list[Callable[[], None]] = []
+        self._goal = None  # a user may have changed the network in between
+        try:
+            for index, layer in enumerate(self.layers):
+                if type(layer) in PLAIN_LAYERS:
+                    # An instance attribute shadows the method, so that the layer is evaluated once, by us.
+                    layer.forward = partial(self._evaluate, index, layer, _scale(layer))
+                    undo.append(partial(delattr, layer, "forward"))
+                else:
+                    handle = layer.register_forward_pre_hook(partial(self._look, index))
+                    undo.append(handle.remove)
+            yield
+        finally:
+            for step in undo:
+                step()
+            self._observed.clear()
+
+    def _evaluate(self, index: int, layer: Any, scale: Tensor, activation: Tensor) -> Tensor:
+        output, mean, variance = _Observe.apply(activation, layer, scale)
+        self._observed[index] = (mean, variance)
+        return output  # type: ignore[no-any-return]
+
+    def _look(self, index: int, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        activation, mean, variance = _Observe.apply(inputs[0], None, None)
+        self._observed[index] = (mean, variance)
+        return (activation, *inputs[1:])
+
+    def loss(self) -> Tensor:
+        """Σ over layers of ‖running_var - variance‖₂ + ‖running_mean - mean‖₂ for the last forward pass.
+
+        A layer that the network did not use does not count; of one that it used twice, the last use does.
+        """
+        if self._goal is None:
+            self._goal = self._make_goal(sorted(self._observed))
+        order, goal, membership = self._goal
+        means, variances = zip(*(self._observed[index] for index in order), strict=True)
+        batch = torch.stack([torch.cat(means), torch.cat(variances)])
+        self._latest = batch.detach()
+        blended = batch if self.average is None else torch.lerp(batch, self.average, self.momentum)
+        squares = (goal - blended).square() @ membership  # (2, layers)
+        # The floor keeps the square root's gradient finite where a layer matches exactly.
+        return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt().sum()
+
+    def _make_goal(self, order: Sequence[int]) -> tuple[Sequence[int], Tensor, Tensor]:
+        """Used layers, their running statistics (2, channels), and a 0/1 matrix (channels, layers).
+
+        Sums over each layer's channels are a product with that matrix: one kernel, and on a GPU, unlike
+        scattered additions, the same result every time.
+        """
+        layers: list[Any] = [self.layers[index] for index in order]
+        goal = torch.stack(
+            [torch.cat([layer.running_mean for layer in layers]), torch.cat([layer.running_var for layer in layers])]
+        )
+        goal = goal if goal.dtype == torch.float64 else goal.float()
+        sizes = torch.tensor([len(layer.running_mean) for layer in layers])
+        columns = torch.repeat_interleave(torch.arange(len(layers)), sizes)
+        membership = F.one_hot(columns, len(layers)).to(goal)
+        return order, goal, membership
+
+    def update_average(self) -> None:
+        """Take the last forward pass into the running average: once per round, after the inner loop.
+
+        Updating in every step would let the average follow a batch that is still being shaped.
+        """
+        if self.momentum == 0 or self._latest is None:
+            return
+        if self.average is None:
+            self.average = self._latest.clone()
+        else:
+            self.average = torch.lerp(self._latest, self.average, self.momentum)
+
+
+def _scale(layer: Any) -> Tensor:
+    """What the layer multiplies each channel by."""
+    inverse: Tensor = (layer.running_var + layer.eps).rsqrt()
+    return inverse if layer.weight is None else inverse * layer.weight
+
+
+class _Observe(torch.autograd.Function):
+    """Mean and variance (biased) per channel of an activation, on its way through a frozen BatchNorm layer.
+
+    Takes (N, C, …) and a plain layer with its scale; without a layer the activation passes as it is.
+    Returns (output, mean, variance).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, activation: Tensor, layer: Any, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        mean, variance = torch.batch_norm_update_stats(activation, None, None, 0.0)
+        ctx.save_for_backward(activation, mean, scale)
+        if layer is None:
+            return activation.view_as(activation), mean, variance
+        output = F.batch_norm(
+            activation, layer.running_mean, layer.running_var, layer.weight, layer.bias, training=False, eps=layer.eps
+        )
+        return output, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        through, by_mean, by_variance = gradients
+        activation, mean, scale = ctx.saved_tensors
+        count = activation.numel() // activation.shape[1]
+        slope = by_variance * (2 / count)
+        offset = by_mean / count - slope * mean
+        channels = (1, -1) + (1,) * (activation.ndim - 2)
+        gradient = torch.addcmul(offset.view(channels), activation, slope.view(channels))
+        if scale is None:
+            gradient.add_(through)
+        else:
+            gradient.addcmul_(through, scale.view(channels))
+        return gradient.to(activation.dtype), None, None

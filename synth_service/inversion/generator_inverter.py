@@ -1,0 +1,152 @@
+"""What the generator-based methods share: the inner loop of Algorithm 1 (Fang et al., AAAI 2022).
+
+A copy of the generator, and the latents of one batch, are adapted for a few Adam steps. What the lasting
+generator learns from that is the method's own business: ``learn`` sees each step's gradients, ``commit``
+comes after the last one.
+
+The standard generator's latents are drawn anew for each round. The deep generator's spatial latents are
+learned like its weights (the paper's ImageNet form): they are part of the lasting state, and a round adapts
+a copy of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shared.devices import autocast
+from shared.errors import UserError
+from shared.images import BatchAugmentation
+from shared.specs import GeneratorSynthesis, InputSpec
+from synth_service.inversion.base import Check, Inverter
+from synth_service.inversion.generators import build_generator
+from synth_service.inversion.losses import adversarial_divergence
+from synth_service.inversion.objective import BestImages
+
+ADAM_BETAS = (0.5, 0.999)
+"""Of the inner and the outer optimiser, as published."""
+
+
+class GeneratorInverter(Inverter):
+    """Inverts through a generator that is carried from round to round.
+
+    Raises:
+        UserError: ``teacher_has_no_batchnorm`` or ``augmentation_does_not_fit``.
+    """
+
+    def __init__(
+        self,
+        spec: GeneratorSynthesis,
+        teacher: nn.Module,
+        *,
+        num_classes: int,
+        input: InputSpec,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(
+            spec,
+            teacher,
+            num_classes=num_classes,
+            input=input,
+            seed=seed,
+            device=device,
+            disagreement=adversarial_divergence,
+            bn_momentum=spec.bn_momentum,
+        )
+        self.settings = spec
+        try:
+            self.augment = BatchAugmentation(spec.augmentation, (input.height, input.width))
+        except ValueError as error:
+            raise UserError("augmentation_does_not_fit", f"synthesis.{error}") from error
+        self.generator = build_generator(
+            spec.generator,
+            spec.latent_dim,
+            spec.generator_width,
+            input.shape,
+            random=self.random("generator"),
+            dtype=self.dtype,
+        )
+        self.adapted = copy.deepcopy(self.generator)
+        """The generator of the running round; its weights are overwritten when one starts."""
+        self.learned_latents: Tensor | None = None
+        """(batch_size, *latent_shape) for the deep generator: where every round's latents start."""
+        if spec.generator == "deep":
+            self.learned_latents = nn.Parameter(self.draw_latents(spec.batch_size, self.random("latents")))
+        self.latents = torch.empty(0)
+        """The latents of the running or last round, as adapted."""
+
+    @property
+    def lasting(self) -> list[Tensor]:
+        """What is carried from round to round: generator parameters and, if there are any, learned latents."""
+        return _parameters(self.generator) + ([] if self.learned_latents is None else [self.learned_latents])
+
+    @property
+    def adapting(self) -> list[Tensor]:
+        """The running round's counterparts of ``lasting``, in the same order."""
+        return _parameters(self.adapted) + ([] if self.learned_latents is None else [self.latents])
+
+    def draw_latents(self, count: int, random: torch.Generator) -> Tensor:
+        """Standard normal latents (count, *latent_shape)."""
+        shape = (count, *self.generator.latent_shape)
+        return torch.randn(shape, generator=random, dtype=self.dtype, device=self.device)
+
+    def optimise(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
+        """Algorithm 1's inner loop; see the base class."""
+        if self.rounds + 1 == self.settings.reset_first_layer_at_batch:
+            # Drawn from a generator of its own, so that a repeated round draws the same.
+            self.generator.reset_first_layer(self.random("first layer"))
+        weights, latents = self._start_round(len(targets), random)
+        adam = torch.optim.Adam(
+            [
+                {"params": weights, "lr": self.settings.generator_learning_rate},
+                {"params": [latents], "lr": self.settings.latent_learning_rate},
+            ],
+            betas=ADAM_BETAS,
+            fused=True,
+        )
+        best = BestImages(targets)
+        for _ in range(self.settings.steps):
+            check()
+            with autocast(self.device):
+                images = self.adapted(latents[: len(targets)])
+            evaluation = self.objective(self.augment(images, random), targets)
+            best.add(images, evaluation)
+            self.objective.backward(evaluation, [*weights, latents])
+            self.learn()
+            adam.step()
+        return best
+
+    @torch.no_grad()
+    def _start_round(self, count: int, random: torch.Generator) -> tuple[list[Tensor], Tensor]:
+        """Weights and latents that the round may change. The latents are a copy that shares nothing."""
+        weights = _parameters(self.adapted)
+        torch._foreach_copy_(weights, _parameters(self.generator))
+        start = self.draw_latents(count, random) if self.learned_latents is None else self.learned_latents
+        self.latents = start.detach().clone().requires_grad_()
+        return weights, self.latents
+
+    @abstractmethod
+    def learn(self) -> None:
+        """Note one inner step's gradients, those of ``adapting``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base class's state, the generator and the learned latents."""
+        latents = None if self.learned_latents is None else self.learned_latents.detach()
+        return super().state_dict() | {"generator": self.generator.state_dict(), "latents": latents}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See the base class."""
+        super().load_state_dict(state)
+        self.generator.load_state_dict(state["generator"])
+        if self.learned_latents is not None:
+            self.learned_latents.copy_(state["latents"])
+
+
+def _parameters(generator: nn.Module) -> list[Tensor]:
+    return [parameter for parameter in generator.parameters() if parameter.requires_grad]

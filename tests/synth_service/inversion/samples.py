@@ -1,0 +1,72 @@
+"""A small teacher and a small synthesis that the tests of inversion share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from shared.specs import DeepInversionSynthesis, FastMetaSynthesis, FastSynthesis, InputSpec
+from synth_service.inversion import Inverter, build_inverter
+from tests.golden import fill_by_formula
+
+CPU = torch.device("cpu")
+GREY = InputSpec(channels=1, height=16, width=16, mean=(0.3,), std=(0.35,))
+AnySynthesis = FastMetaSynthesis | FastSynthesis | DeepInversionSynthesis
+
+FAST_META = FastMetaSynthesis(
+    batch_size=8, steps=3, latent_dim=6, generator_width=4, reset_first_layer_at_batch=3, adversarial=1.0
+)
+FAST = FastSynthesis(**FAST_META.model_dump(exclude={"method", "meta_gradient"}))
+REPTILE = FAST_META.model_copy(update={"meta_gradient": "reptile"})
+DEEP = FAST_META.model_copy(update={"generator": "deep"})
+DEEP_INVERSION = DeepInversionSynthesis(batch_size=8, steps=4, adversarial=1.0)
+METHODS = {
+    "fomaml": FAST_META,
+    "reptile": REPTILE,
+    "deep fomaml": DEEP,
+    "deep reptile": DEEP.model_copy(update={"meta_gradient": "reptile"}),
+    "sequential": FAST,
+    "deep sequential": FAST.model_copy(update={"generator": "deep"}),
+    "deepinversion": DEEP_INVERSION,
+}
+
+
+class SmallNetwork(nn.Module):
+    """Two convolutions, two BatchNorm layers, dropout and a classifier of three classes."""
+
+    def __init__(self, channels: int = 1, classes: int = 3, batch_norm: type[nn.Module] = nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 6, 3, padding=1),
+            batch_norm(6),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(6, 8, 3, stride=2, padding=1),
+            batch_norm(8),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.classifier = nn.Linear(8, classes)
+        fill_by_formula(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+def inverter_of(
+    spec: AnySynthesis, teacher: nn.Module | None = None, *, input: InputSpec = GREY, seed: int = 0
+) -> Inverter:
+    """An inverter on the CPU of a small teacher of three classes, with a student to compete with."""
+    inverter = build_inverter(
+        spec, teacher or SmallNetwork(input.channels), num_classes=3, input=input, seed=seed, device=CPU
+    )
+    student = SmallNetwork(input.channels)
+    fill_by_formula(student, offset=7)
+    inverter.use_student(student)
+    return inverter
+
+
+def targets(count: int = 8) -> Tensor:
+    return torch.arange(count) % 3

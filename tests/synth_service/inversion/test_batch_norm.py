@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from synth_service.inversion.batch_norm import BatchNormMatching, layers_with_statistics
+from tests.golden import fill_by_formula, formula_image
+from tests.synth_service.inversion.samples import SmallNetwork
+
+
+def network_of(layer: nn.Module) -> nn.Module:
+    network = nn.Sequential(layer).double().eval().requires_grad_(False)
+    fill_by_formula(network)
+    return network
+
+
+def activation(layer: nn.Module) -> Tensor:
+    tails = {nn.BatchNorm1d: (), nn.BatchNorm3d: (2, 3, 2)}
+    shape = (5, 4, *tails.get(type(layer), (3, 2)))
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+def plain_loss(layer: nn.Module, x: Tensor) -> Tensor:
+    """The definition, left to autograd."""
+    values = x.transpose(0, 1).flatten(1)
+    goal_mean, goal_variance = layer.get_buffer("running_mean"), layer.get_buffer("running_var")
+    return (goal_variance - values.var(1, correction=0)).norm() + (goal_mean - values.mean(1)).norm()
+
+
+class UsersFrozenNorm(nn.Module):
+    """A frozen BatchNorm of somebody's own: no common base class, just the two buffers."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.running_mean.view(1, -1, 1, 1)) * self.running_var.rsqrt().view(1, -1, 1, 1)
+
+
+LAYERS = [
+    nn.BatchNorm1d(4),
+    nn.BatchNorm2d(4),
+    nn.BatchNorm2d(4, affine=False),
+    nn.BatchNorm3d(4),
+    nn.SyncBatchNorm(4),
+    FrozenBatchNorm2d(4),
+    UsersFrozenNorm(4),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
+def test_loss_output_and_gradient_are_those_of_plain_autograd(layer: nn.Module) -> None:
+    network = network_of(layer)
+    matching = BatchNormMatching(network)
+    x = activation(layer)
+    weights = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
+    expected_output = network(x)
+    expected_loss = plain_loss(layer, x)
+    (expected_gradient,) = torch.autograd.grad(expected_loss + (expected_output * weights).sum(), x)
+    with matching.observing():
+        output = network(x)
+        loss = matching.loss()
+    (gradient,) = torch.autograd.grad(loss + (output * weights).sum(), x)
+    torch.testing.assert_close(output, expected_output)
+    torch.testing.assert_close(loss, expected_loss)
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+def test_networks_without_running_statistics_have_no_such_layers() -> None:
+    network = nn.Sequential(nn.GroupNorm(2, 4), nn.BatchNorm2d(4, track_running_stats=False), nn.LayerNorm(3))
+    assert layers_with_statistics(network) == []
+
+
+def test_momentum_blends_with_the_average_of_earlier_rounds() -> None:
+    layer = nn.BatchNorm2d(4)
+    network = network_of(layer)
+    matching = BatchNormMatching(network, momentum=0.9)
+    first, second = formula_image(3, 4, 5), formula_image(4, 4, 5).flip(0)
+    with matching.observing():
+        network(first)
+        assert matching.loss().item() == pytest.approx(plain_loss(layer, first).item())
+        matching.update_average()
+        network(second)
+        blended = matching.loss().item()
+    mean = 0.1 * second.mean((0, 2, 3)) + 0.9 * first.mean((0, 2, 3))
+    variance = 0.1 * second.var((0, 2, 3), correction=0) + 0.9 * first.var((0, 2, 3), correction=0)
+    assert isinstance(layer.running_mean, Tensor)
+    assert isinstance(layer.running_var, Tensor)
+    expected = (layer.running_var - variance).norm() + (layer.running_mean - mean).norm()
+    assert blended == pytest.approx(expected.item())
+
+
+def test_a_perfect_match_costs_nothing_and_has_a_finite_gradient() -> None:
+    layer = nn.BatchNorm2d(1).double().eval()
+    x = torch.tensor([-1.0, 1.0], dtype=torch.float64).view(2, 1, 1, 1).requires_grad_()
+    matching = BatchNormMatching(layer)
+    with matching.observing():
+        layer(x)
+        loss = matching.loss()
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert loss.item() < 1e-100
+    assert gradient.isfinite().all()
+
+
+def test_layers_that_the_forward_pass_leaves_out_do_not_count() -> None:
+    network = SmallNetwork().double().eval()
+    alone = BatchNormMatching(network.features)
+    network.features.append(nn.Identity())
+    auxiliary = nn.Module()
+    auxiliary.add_module("head", nn.BatchNorm2d(7))
+    network.add_module("auxiliary", auxiliary)
+    both = BatchNormMatching(network)
+    losses = []
+    for matching in (alone, both):
+        with matching.observing():
+            network(formula_image(2, 1, 16))
+            losses.append(matching.loss().item())
+    assert len(both.layers) == len(alone.layers) + 1
+    assert losses[0] == losses[1]
+
+
+def test_nothing_stays_on_the_network_afterwards() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(4), FrozenBatchNorm2d(4)).eval()
+    matching = BatchNormMatching(network)
+    with pytest.raises(ZeroDivisionError), matching.observing():
+        raise ZeroDivisionError
+    for layer in network:
+        assert "forward" not in vars(layer)
+        assert not layer._forward_pre_hooks
