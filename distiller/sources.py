@@ -1,0 +1,153 @@
+"""Where the distiller's images come from: the shards of a running job, or a dataset that is already there.
+
+Both hand out batches of 8-bit images in a fixed order and remember how far they are, so that a successor
+refills its pool with the same images in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+from numpy.typing import NDArray
+
+from shared import job_files
+from shared.broker import AnnouncedShard
+from shared.errors import UserError
+from shared.shards import DamagedShard, discard, read_shard
+from shared.storage import PathOutsideStorage, Storage
+from shared.webdataset_reader import expand_shards, iter_samples
+from shared.worker import Turn
+
+logger = structlog.get_logger()
+
+START = "0"
+READ_AHEAD = 8
+"""Shards asked for at once."""
+
+
+class JobShards:
+    """The shards of this job, verified one by one as they are announced.
+
+    A damaged shard is taken out of the job and its images are made again; too many of them fail the job.
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._job_id = turn.attempt.job_id
+        self.position = START
+        self.shards = 0
+        """Shards taken, damaged ones included: what the announcer counts against."""
+        self.is_complete = False
+        """Whether every image of the job has been handed out."""
+
+    def refill(self, state: dict[str, Any]) -> Iterator[NDArray[Any]]:
+        """Images of the shards up to a saved position, oldest first."""
+        self.position, self.shards = state["position"], state["shards"]
+        for shard in self._turn.broker.streams.shards_until(self._job_id, self.position):
+            self._turn.check()
+            images = self._read(shard)
+            if images is not None:
+                yield images
+
+    def take(self, *, block_seconds: float) -> Iterator[NDArray[Any]]:
+        """Images of new shards, each shard (N, C, H, W) uint8; empty when none came in that time."""
+        streams = self._turn.broker.streams
+        had_ended = self._turn.broker.jobs.synthesis_is_complete(self._job_id)
+        announced = streams.read_shards(
+            self._job_id, self.position, count=READ_AHEAD, block_seconds=0.0 if had_ended else block_seconds
+        )
+        # Asked before reading: whatever was announced by the end of synthesis was then in what was read.
+        self.is_complete = had_ended and not announced
+        for shard in announced:
+            self._turn.check()
+            images = self._read(shard)
+            self.position = shard.position
+            self.shards += 1
+            if images is not None:
+                yield images
+
+    def state(self) -> dict[str, Any]:
+        """Position to continue from."""
+        return {"position": self.position, "shards": self.shards}
+
+    def _read(self, shard: AnnouncedShard) -> NDArray[Any] | None:
+        """A verified shard's images, or None when it had to be set aside."""
+        turn, manifest = self._turn, shard.manifest
+        name = f"{job_files.shards(self._job_id)}/{manifest.name}"
+        try:
+            try:
+                path = turn.storage.fetch(name, turn.scratch)
+            except FileNotFoundError:
+                raise DamagedShard("missing", f"{manifest.name} is missing") from None
+            images = read_shard(path, manifest).images
+            if turn.storage.local_path(name) is None:
+                path.unlink(missing_ok=True)
+        except DamagedShard as damage:
+            self._set_aside(shard, damage)
+            return None
+        return images
+
+    def _set_aside(self, shard: AnnouncedShard, damage: DamagedShard) -> None:
+        turn = self._turn
+        logger.warning("shard_damaged", shard=shard.manifest.name, reason=damage.reason)
+        damaged = turn.broker.streams.set_aside(turn.attempt, shard, damage.reason)
+        discard(turn.storage, job_files.shards(self._job_id), shard.manifest)
+        limit = turn.settings.max_damaged_shards
+        if damaged > limit:
+            message = (
+                f"{damaged} shards were damaged between writing and reading, the last because of {damage}; the limit "
+                f"is {limit} (DFKD_MAX_DAMAGED_SHARDS). Check the storage."
+            )
+            raise UserError("too_many_damaged_shards", message)
+
+
+class ExistingDataset:
+    """A WebDataset under the storage root that this job distils from."""
+
+    def __init__(self, turn: Turn, pattern: str) -> None:
+        self._turn = turn
+        self._pattern = pattern
+        self.shards = 0
+        self.is_complete = False
+
+    def refill(self, _: dict[str, Any]) -> Iterator[NDArray[Any]]:
+        """The whole dataset: it is all there at any time."""
+        yield from self.take(block_seconds=0)
+
+    def take(self, *, block_seconds: float) -> Iterator[NDArray[Any]]:
+        """All images in batches, the first time; nothing afterwards."""
+        if self.is_complete:
+            return
+        spec = self._turn.spec.teacher.input
+        for path in dataset_paths(self._turn, self._pattern, "shards"):
+            for samples in iter_samples([path], spec.shape):
+                self._turn.check()
+                yield samples.images
+            self.shards += 1
+        self.is_complete = True
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: a dataset has no position."""
+        return {}
+
+
+def dataset_paths(turn: Turn, pattern: str, field: str) -> Iterator[Any]:
+    """Local paths of the tars that a pattern names, fetched one at a time.
+
+    Raises:
+        UserError: ``dataset_not_found`` or ``path_outside_storage``, naming the field.
+    """
+    storage: Storage = turn.storage
+    for name in expand_shards(pattern):
+        try:
+            path = storage.fetch(name, turn.scratch)
+        except FileNotFoundError:
+            message = f"{field}: there is no file `{name}` under the storage root"
+            raise UserError("dataset_not_found", message) from None
+        except PathOutsideStorage as error:
+            raise UserError("path_outside_storage", f"{field}: {error}") from error
+        yield path
+        if storage.local_path(name) is None:
+            path.unlink(missing_ok=True)

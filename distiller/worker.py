@@ -1,0 +1,14 @@
+"""The distiller process: ``python -m distiller.worker``."""
+
+from distiller.distillation import distil
+from shared.jobs import Role
+from shared.process import run_worker
+
+
+def main() -> None:
+    """Distils one job after another until a signal arrives."""
+    run_worker(Role.DISTILLATION, distil)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Turning a work function into a worker process: settings, logs, device, connections."""
+
+import sys
+from collections.abc import Callable
+
+from shared.broker import Broker
+from shared.devices import choose_device, describe_device, limit_threads
+from shared.jobs import Role
+from shared.logs import configure_logging
+from shared.settings import Settings
+from shared.storage import Storage
+from shared.worker import Turn, Worker
+
+
+def run_worker(role: Role, work: Callable[[Turn], None]) -> None:
+    """Runs a worker until SIGTERM or SIGINT. Exits with 2 when the settings cannot work."""
+    settings = Settings()
+    configure_logging(settings)
+    if settings.redis_url is None:
+        sys.exit("REDIS_URL is not set. Give the address of a Redis or Valkey server, or start all with `dfkd up`.")
+    limit_threads(settings.threads)
+    try:
+        device = choose_device(settings.device)
+        broker = Broker(settings.redis_url, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
+        storage = Storage(settings.storage)
+    except ValueError as error:
+        print(error, file=sys.stderr)  # noqa: T201 -- the last word of a process that cannot start
+        sys.exit(2)
+    worker = Worker(
+        role,
+        work,
+        broker=broker,
+        storage=storage,
+        settings=settings,
+        describe=lambda: dict(describe_device(device)),
+    )
+    worker.run()
+    broker.close()

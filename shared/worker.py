@@ -1,0 +1,231 @@
+"""What a worker process does around its work: claim, heartbeat, errors, signals.
+
+A worker of either role is this loop with another ``work`` function. ``work`` receives a ``Turn``, calls
+``turn.check()`` often (it raises when the job was stopped, the lease lost or the process told to end) and
+reports with ``turn.progress``. However ``work`` ends, the loop says so to the broker: user errors fail the
+job, other errors give the task back to be tried again, signals give it back untouched.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import redis
+import structlog
+
+from shared.broker import Attempt, Broker, JobStopped, LeaseLost
+from shared.errors import UserError
+from shared.jobs import JobError, JobRecord, Role
+from shared.settings import Settings
+from shared.specs import JobSpec
+from shared.storage import Storage
+
+logger = structlog.get_logger()
+
+HEARTBEAT_SECONDS = 2.0
+"""Longest pause between heartbeats, so that a cancel is heard within it however long the lease is."""
+
+RATE_WINDOW_SECONDS = 20.0
+
+
+class WorkerStopping(Exception):
+    """This process was asked to end (SIGTERM, SIGINT); the task goes back to the queue."""
+
+
+class TurnYielded(Exception):
+    """The worker gives the task back because an older job needs a worker more."""
+
+
+class Turn:
+    """One attempt at a task, as the work function sees it."""
+
+    def __init__(
+        self, attempt: Attempt, broker: Broker, storage: Storage, settings: Settings, stopping: threading.Event
+    ) -> None:
+        self.attempt = attempt
+        self.broker = broker
+        self.storage = storage
+        self.settings = settings
+        self.record: JobRecord = broker.jobs.get(attempt.job_id)
+        self.spec: JobSpec = _parse(self.record)
+        self._stopping = stopping
+        self._verdict: Exception | None = None
+        self._done: int | None = None
+        self._marks: deque[tuple[float, int]] = deque()
+        self._ended = threading.Event()
+        self._scratch = tempfile.TemporaryDirectory(prefix="dfkd-")
+        self.scratch = Path(self._scratch.name)
+        """A local folder that goes with the turn."""
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Turn:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._scratch.cleanup()
+
+    def check(self) -> None:
+        """Raises LeaseLost, JobStopped or WorkerStopping when the work should end; costs no round trip."""
+        if self._verdict is not None:
+            raise self._verdict
+        if self._stopping.is_set():
+            raise WorkerStopping
+
+    def progress(self, done: int) -> None:
+        """Units done so far; the next heartbeat reports them with the recent rate."""
+        self._done = done
+
+    def pause(self, seconds: float) -> None:
+        """Waits, but not past the end of the turn. Raises as ``check``."""
+        self._stopping.wait(seconds)
+        self.check()
+
+    def report(self, event: str = "", data: Mapping[str, Any] | None = None, **more: Any) -> None:
+        """``Streams.report`` for this attempt."""
+        self.broker.streams.report(self.attempt, event, data, **more)
+
+    def _beat(self) -> None:
+        interval = min(self.broker.leases.lease_seconds / 4, HEARTBEAT_SECONDS)
+        while not self._ended.wait(interval):
+            done = self._done
+            try:
+                self.broker.leases.renew(self.attempt, done=done, rate=self._rate(done))
+            except (LeaseLost, JobStopped) as verdict:
+                self._verdict = verdict
+                return
+            except redis.RedisError as error:
+                # The task may still be ours when the server is back; if it is not, the next renewal says so.
+                logger.warning("heartbeat_failed", error=str(error))
+
+    def _rate(self, done: int | None) -> float | None:
+        """Units per second over the last window; None until something was done."""
+        if done is None:
+            return None
+        moment = time.monotonic()
+        self._marks.append((moment, done))
+        while moment - self._marks[0][0] > RATE_WINDOW_SECONDS:
+            self._marks.popleft()
+        started, first = self._marks[0]
+        return (done - first) / (moment - started) if moment > started else None
+
+
+def _parse(record: JobRecord) -> JobSpec:
+    try:
+        return record.parsed_spec()
+    except ValueError as error:
+        message = f"the stored specification is not valid for this version of the worker: {error}"
+        raise UserError("invalid_spec", message) from error
+
+
+class Worker:
+    """The claim loop of one process.
+
+    Args:
+        role: which queue it serves.
+        work: does one task; returning means that it has finished the task with the broker.
+        describe: fields for ``GET /workers`` (device, memory).
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        work: Callable[[Turn], None],
+        *,
+        broker: Broker,
+        storage: Storage,
+        settings: Settings,
+        describe: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        self.role = role
+        self.name = f"{role}-{socket.gethostname()}-{os.getpid()}"
+        self._work = work
+        self._broker = broker
+        self._storage = storage
+        self._settings = settings
+        self._describe = describe
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Works until a signal arrives."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        logger.info("worker_started", worker=self.name, role=str(self.role))
+        while not self._stopping.is_set():
+            with suppress(redis.RedisError):
+                self._register("")
+            try:
+                attempt = self._broker.leases.claim(self.role, self.name)
+            except redis.RedisError as error:
+                logger.warning("claim_failed", error=str(error))
+                self._stopping.wait(1.0)
+                continue
+            if attempt is not None:
+                self._take(attempt)
+        with suppress(redis.RedisError):
+            self._broker.streams.forget_worker(self.name)
+        logger.info("worker_stopped", worker=self.name)
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stopping.set()
+
+    def _register(self, job_id: str) -> None:
+        fields = {"role": str(self.role), "pid": os.getpid(), "job": job_id, "at": time.time(), **self._describe()}
+        self._broker.streams.register_worker(self.name, fields, ttl_seconds=60)
+
+    def _take(self, attempt: Attempt) -> None:
+        structlog.contextvars.bind_contextvars(
+            job=attempt.job_id, task=str(attempt.task), attempt=attempt.number, worker=self.name
+        )
+        logger.info("attempt_started")
+        try:
+            self._settle(attempt)
+        except LeaseLost:
+            logger.warning("lease_lost")
+        except redis.RedisError as error:
+            # The lease expires by itself and the task is taken up again.
+            logger.error("server_unreachable", error=str(error))
+        finally:
+            structlog.contextvars.clear_contextvars()
+
+    def _settle(self, attempt: Attempt) -> None:
+        """Does the work and tells the broker how it ended. Raises LeaseLost when that no longer counts."""
+        leases = self._broker.leases
+        try:
+            with suppress(redis.RedisError):
+                self._register(attempt.job_id)
+            with Turn(attempt, self._broker, self._storage, self._settings, self._stopping) as turn:
+                self._work(turn)
+            logger.info("attempt_finished")
+        except (LeaseLost, redis.RedisError):
+            raise
+        except JobStopped:
+            logger.info("job_stopped")
+            leases.release(attempt, "job stopped")
+        except WorkerStopping:
+            logger.info("worker_stopping")
+            leases.release(attempt, "worker stopping")
+        except TurnYielded as reason:
+            logger.info("turn_yielded", reason=str(reason))
+            leases.release(attempt, str(reason))
+        except UserError as error:
+            logger.warning("job_failed", code=error.code, error=error.message)
+            leases.fail(attempt, error)
+        except Exception as error:
+            logger.exception("attempt_failed")
+            described = f"{type(error).__name__}: {error}"[:2000]
+            leases.retry(attempt, JobError(code="internal_error", message=described, stage=attempt.task.role))
+            self._stopping.wait(min(2.0**attempt.number / 4, 10.0))

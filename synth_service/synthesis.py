@@ -1,0 +1,222 @@
+"""One attempt at a synthesis task: invert the teacher, write shards, announce them.
+
+Encoding and storing run beside the inversion. A shard counts from the moment it is announced together
+with the inverter's state at its end; a successor continues from there and everything later is made again.
+Between shards synthesis waits when it is ``max_backlog`` ahead of the distiller, and in lockstep until the
+student has been trained on the shard before.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+import torch
+
+from shared import job_files
+from shared.broker import StudentSnapshot
+from shared.completion import finish
+from shared.devices import choose_device
+from shared.jobs import Role
+from shared.manifests import ShardManifest
+from shared.models import Models
+from shared.shards import SampleBatch, discard
+from shared.specs import MAX_PARTITIONS
+from shared.worker import Turn, TurnYielded
+from synth_service.inversion import SyntheticBatch, build_inverter
+from synth_service.plan import PartitionPlan, ShardPlan
+from synth_service.shard_writer import ShardWriter
+
+logger = structlog.get_logger()
+
+BACKLOG_POLL_SECONDS = 0.1
+
+
+def synthesise(turn: Turn) -> None:
+    """The synthesis worker's work function: does one partition to its end.
+
+    Raises:
+        UserError: the job cannot work as written.
+        LeaseLost, JobStopped, WorkerStopping, TurnYielded: see ``Turn`` and ``Worker``.
+    """
+    run = Synthesis(turn)
+    run.resume()
+    while True:
+        run.make_planned_shards()
+        if finish(turn, {}):
+            return
+
+
+@dataclass(frozen=True)
+class ShardEnd:
+    """What goes with a shard through the writer: the state from which the next one is made."""
+
+    state: bytes
+    rounds: int
+    seconds: float
+    losses: Mapping[str, float]
+
+
+class Synthesis:
+    """The state of one attempt."""
+
+    def __init__(self, turn: Turn) -> None:
+        spec = turn.spec
+        assert spec.synthesis is not None
+        self._turn = turn
+        self._spec = spec.synthesis
+        self._task = turn.attempt.task
+        self._num_classes = spec.teacher.num_classes
+        self._is_lockstep = spec.distillation is not None and spec.distillation.pacing == "lockstep"
+        self._max_backlog = 1 if self._is_lockstep else self._spec.max_backlog
+        device = choose_device(turn.settings.device)
+        self._models = Models(spec, turn.storage, turn.scratch, turn.settings.allowed_factories)
+        self._wants_student = spec.distillation is not None and self._spec.adversarial > 0
+        self._student = self._models.student().to(device) if self._wants_student else None
+        self._snapshot: StudentSnapshot | None = None
+        self._inverter = build_inverter(
+            self._spec,
+            self._models.teacher().to(device),
+            num_classes=self._num_classes,
+            input=spec.teacher.input,
+            seed=spec.seed * MAX_PARTITIONS + self._task.partition,
+            device=device,
+        )
+        position = turn.broker.streams.synthesis_position(turn.attempt.job_id, self._task)
+        self._plan = PartitionPlan(self._spec, self._task.partition, position)
+        self._checkpoint = position.checkpoint
+        self._rounds = 0
+        self._seconds = 0.0
+        self._images = position.images
+        self._folder = job_files.shards(turn.attempt.job_id)
+
+    def resume(self) -> None:
+        """Continues after the last announced shard, if there is one."""
+        if self._checkpoint is None:
+            return
+        state = self._turn.storage.read_bytes(self._checkpoint["name"])
+        self._inverter.load_state_dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
+        self._rounds = self._checkpoint["rounds"]
+        self._seconds = self._checkpoint["synthesis_seconds"]
+        logger.info("resumed", rounds=self._rounds, images=self._images)
+
+    def make_planned_shards(self) -> None:
+        """Makes, writes and announces every shard that is known to be needed."""
+        turn, attempt = self._turn, self._turn.attempt
+        with ShardWriter[ShardEnd](
+            turn.storage,
+            self._folder,
+            turn.scratch,
+            job=attempt.job_id,
+            partition=self._task.partition,
+            attempt=attempt.number,
+            image_format=self._spec.image_format,
+        ) as writer:
+            while (shard := self._plan.next_shard()) is not None:
+                self._wait_for_distiller(writer)
+                batches, losses = self._invert_shard(shard)
+                end = ShardEnd(self._state(), self._rounds, self._seconds, losses)
+                writer.submit(shard.index, shard.first_image, batches, end)
+                self._announce_sealed(writer)
+            self._announce_sealed(writer, wait=True)
+        self._plan.refresh(turn.broker.streams.synthesis_position(attempt.job_id, self._task))
+
+    # -- inversion ------------------------------------------------------------------------------------
+
+    def _invert_shard(self, shard: ShardPlan) -> tuple[list[SampleBatch], Mapping[str, float]]:
+        """Makes the batches of one shard; the last may be made whole and kept in part."""
+        batches: list[SampleBatch] = []
+        losses: Mapping[str, float] = {}
+        first, left = shard.first_image, shard.images
+        while left:
+            self._turn.check()
+            self._use_newest_student()
+            started = time.perf_counter()
+            targets = torch.tensor(
+                [self._plan.target(first + place, self._num_classes) for place in range(self._spec.batch_size)]
+            )
+            batch = self._inverter.invert(targets, self._turn.check)
+            self._seconds += time.perf_counter() - started
+            self._rounds += 1
+            kept = min(left, self._spec.batch_size)
+            batches.append(self._samples(batch, kept))
+            losses = batch.losses
+            first, left = first + kept, left - kept
+            self._images += kept
+            self._turn.progress(self._images)
+        return batches, losses
+
+    def _samples(self, batch: SyntheticBatch, kept: int) -> SampleBatch:
+        return SampleBatch(
+            images=batch.images[:kept].numpy(),
+            targets=batch.targets[:kept].numpy(),
+            teacher_top1=batch.teacher_top1[:kept].numpy(),
+            teacher_confidence=batch.teacher_confidence[:kept].numpy(),
+            round=self._rounds,
+            student_version=self._snapshot.version if self._snapshot else 0,
+        )
+
+    def _use_newest_student(self) -> None:
+        if self._student is None:
+            return
+        newest = self._turn.broker.streams.newest_student(self._turn.attempt.job_id)
+        if newest is None or newest == self._snapshot:
+            return
+        if self._models.fill_from_snapshot(self._student, newest):
+            self._snapshot = newest
+            self._inverter.use_student(self._student)
+
+    # -- shards ---------------------------------------------------------------------------------------
+
+    def _state(self) -> bytes:
+        buffer = io.BytesIO()
+        torch.save(self._inverter.state_dict(), buffer)
+        return buffer.getvalue()
+
+    def _announce_sealed(self, writer: ShardWriter[ShardEnd], *, wait: bool = False) -> None:
+        """Announces what is sealed; with ``wait``, everything that was submitted."""
+        for manifest, end in writer.sealed(block=wait):
+            self._announce(manifest, end)
+
+    def _announce(self, manifest: ShardManifest, end: ShardEnd) -> None:
+        turn, attempt = self._turn, self._turn.attempt
+        name = job_files.checkpoint(attempt.job_id, self._task, attempt.number, manifest.index)
+        turn.storage.put_bytes(end.state, name)
+        checkpoint = {"name": name, "rounds": end.rounds, "synthesis_seconds": end.seconds}
+        try:
+            turn.broker.streams.announce(attempt, manifest, checkpoint)
+        except Exception:
+            turn.storage.delete(name)
+            discard(turn.storage, self._folder, manifest)
+            raise
+        if self._checkpoint is not None:
+            turn.storage.delete(self._checkpoint["name"])
+        self._checkpoint = checkpoint
+        turn.report(step=end.rounds, metrics=end.losses)
+
+    # -- keeping pace ---------------------------------------------------------------------------------
+
+    def _wait_for_distiller(self, writer: ShardWriter[ShardEnd]) -> None:
+        """Returns once the next shard may be made."""
+        if self._is_lockstep:
+            self._announce_sealed(writer, wait=True)
+        waited = False
+        while True:
+            self._turn.check()
+            self._announce_sealed(writer)
+            backlog = self._turn.broker.streams.backlog(self._turn.attempt.job_id)
+            if backlog.shards < self._max_backlog:
+                break
+            if not backlog.has_distiller and self._turn.broker.leases.has_expired(Role.SYNTHESIS):
+                # The distillers may all wait for an older job's shards, and this worker may be the only one left.
+                self._announce_sealed(writer, wait=True)
+                raise TurnYielded("no distiller for this job yet, and an older task waits for a worker")
+            if not waited and not self._is_lockstep:
+                waited = True
+                self._turn.report("synthesis_paused", {"backlog": backlog.shards})
+            self._turn.pause(BACKLOG_POLL_SECONDS)
+        if waited:
+            self._turn.report("synthesis_resumed", {"backlog": backlog.shards})

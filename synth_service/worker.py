@@ -1,0 +1,14 @@
+"""The synthesis process: ``python -m synth_service.worker``."""
+
+from shared.jobs import Role
+from shared.process import run_worker
+from synth_service.synthesis import synthesise
+
+
+def main() -> None:
+    """Synthesises for one job after another until a signal arrives."""
+    run_worker(Role.SYNTHESIS, synthesise)
+
+
+if __name__ == "__main__":
+    main()
