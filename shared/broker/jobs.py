@@ -12,11 +12,11 @@ from shared.jobs import JobRecord, Role, State, new_job_id, record_from_fields, 
 from shared.specs import JobSpec
 
 # ARGV: 3 id, 4 name, 5 metadata, 6 spec, 7 tasks as JSON [[task, total], …], 8 most unfinished jobs, 9 digest of
-# the request or '', 10 seconds to remember it. KEYS 6: all jobs, 7: what the idempotency key made, where there is one.
+# the request or '', 10 seconds to remember it. KEYS 7: all jobs, 8: what the idempotency key made, where there is one.
 _CREATE = Script("""
 if redis.call('EXISTS', KEYS[1]) == 1 then return ARGV[3] end
 if ARGV[9] ~= '' then
-  local made = redis.call('HMGET', KEYS[7], 'job', 'request')
+  local made = redis.call('HMGET', KEYS[8], 'job', 'request')
   if made[1] then return made[2] == ARGV[9] and made[1] or 'conflict' end
 end
 if redis.call('SCARD', KEYS[5]) >= tonumber(ARGV[8]) then return 'full' end
@@ -24,7 +24,7 @@ local names = {}
 for index, each in ipairs(cjson.decode(ARGV[7])) do names[index] = each[1] end
 redis.call('HSET', KEYS[1], 'id', ARGV[3], 'name', ARGV[4], 'metadata', ARGV[5], 'spec', ARGV[6],
            'state', 'queued', 'created_at', now(), 'tasks', cjson.encode(names))
-redis.call('ZADD', KEYS[6], 0, ARGV[3])
+redis.call('ZADD', KEYS[7], 0, ARGV[3])
 redis.call('SADD', KEYS[5], ARGV[3])
 for _, each in ipairs(cjson.decode(ARGV[7])) do
   local partition = string.match(each[1], ':(%d+)$')
@@ -34,8 +34,9 @@ for _, each in ipairs(cjson.decode(ARGV[7])) do
 end
 event('job_created', '')
 if ARGV[9] ~= '' then
-  redis.call('HSET', KEYS[7], 'job', ARGV[3], 'request', ARGV[9])
-  redis.call('EXPIRE', KEYS[7], ARGV[10])
+  redis.call('HSET', KEYS[8], 'job', ARGV[3], 'request', ARGV[9])
+  set('idempotency_key', KEYS[8])
+  redis.call('EXPIRE', KEYS[8], ARGV[10])
 end
 return ARGV[3]
 """)

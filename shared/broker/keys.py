@@ -18,6 +18,15 @@ JOBS: Final = f"{PREFIX}jobs"
 UNFINISHED: Final = f"{PREFIX}jobs:unfinished"
 """Set of the ids of jobs in no final state."""
 
+UNTIDY: Final = f"{PREFIX}jobs:untidy"
+"""Set of the ids of jobs that have ended and may have left working files; see ``shared.retention``."""
+
+DELETED: Final = f"{PREFIX}jobs:deleted"
+"""Set of the ids of jobs that are gone here and whose files have yet to follow."""
+
+SWEEPER: Final = f"{PREFIX}sweeper"
+"""Exists while somebody has lately begun to tidy up."""
+
 EVENTS_KEPT: Final = 10_000
 METRICS_KEPT: Final = 200_000
 IDEMPOTENCY_SECONDS: Final = 24 * 3600
@@ -68,4 +77,4 @@ WORKERS_PATTERN: Final = f"{PREFIX}worker:*"
 
 def of_job(job_id: str) -> list[str]:
     """The keys that every job script takes, in the order in which the scripts name them."""
-    return [job(job_id), events(job_id), queue(Role.SYNTHESIS), queue(Role.DISTILLATION), UNFINISHED]
+    return [job(job_id), events(job_id), queue(Role.SYNTHESIS), queue(Role.DISTILLATION), UNFINISHED, UNTIDY]

@@ -19,7 +19,7 @@ from shared.broker.scripts import Script
 from shared.errors import UserError
 from shared.jobs import JobError, Role, Task
 
-# ARGV: 3 worker, 4 entry, 5 most failures in a row, 6 message of a vanished worker.
+# ARGV: 3 worker, 4 entry, 5 most failures in a row, 6 message of a vanished worker, 7 seconds of the lease.
 _START = Script("""
 local function gone()
   redis.call('XACK', queue_of(task), GROUP, ARGV[4])
@@ -31,6 +31,8 @@ if not state or not task_state or get(task .. ':entry') ~= ARGV[4] then return g
 if get(task .. ':token') == token and task_state == 'running' then return tonumber(get(task .. ':attempt')) end
 if is_final(task_state) then return gone() end
 if task_state == 'running' then
+  -- Being handed the entry is not enough: only silence makes a worker dead, whatever became of the entry.
+  if tonumber(now()) - tonumber(get(task .. ':heartbeat_at')) < tonumber(ARGV[7]) then return 0 end
   local lost = {worker = get(task .. ':worker'), attempt = tonumber(get(task .. ':attempt'))}
   event('attempt_lost', task, cjson.encode(lost))
   if is_final(state) or state == 'cancelling' then
@@ -72,8 +74,8 @@ if state == 'cancelling' or is_final(state) then return 'stop' end
 return 'go'
 """)
 
-# ARGV: 3 worker, 4 entry, 5 reason, 6 error as JSON or '', 7 most failures in a row. An idle time of a day makes the
-# entry look expired, so that it is the first to be claimed.
+# ARGV: 3 worker, 4 entry, 5 reason, 6 error as JSON or '', 7 most failures in a row, 8 idle milliseconds to
+# begin with: those of a day make the entry look expired, so that it is the first to be claimed.
 _GIVE_BACK = Script("""
 if not holds() then return 'lost' end
 local state = get('state')
@@ -94,7 +96,7 @@ else
 end
 set(task .. ':state', 'queued')
 redis.call('HDEL', KEYS[1], task .. ':token', task .. ':worker', task .. ':rate')
-redis.call('XCLAIM', queue_of(task), GROUP, 'nobody', 0, ARGV[4], 'IDLE', 86400000, 'JUSTID')
+redis.call('XCLAIM', queue_of(task), GROUP, 'nobody', 0, ARGV[4], 'IDLE', ARGV[8], 'JUSTID')
 return 'ok'
 """)
 
@@ -131,6 +133,9 @@ return 'ok'
 """)
 
 
+DAY_MS = 86_400_000
+
+
 class LeaseLost(Exception):
     """Another attempt has taken the task over; nothing this worker does counts any more."""
 
@@ -164,13 +169,25 @@ class Leases:
         self.lease_seconds = lease_seconds
         self._max_attempts = max_attempts
 
-    def claim(self, role: Role, worker: str, *, block_seconds: float = BLOCK_SECONDS) -> Attempt | None:
+    def claim(
+        self, role: Role, worker: str, *, after: str | None = None, block_seconds: float = BLOCK_SECONDS
+    ) -> Attempt | None:
         """The next task of this role, or None when there was none for ``block_seconds``.
 
         Expired and given-back claims come before new entries.
+
+        Args:
+            role: whose queue.
+            worker: name of the worker.
+            after: an entry to begin the search behind, older ones coming last: for a worker that has let
+                another task pass, so that every task gets its turn.
+            block_seconds: how long to wait for a new entry.
         """
         try:
-            entries = self._expired(role, worker) or self._new(role, worker, block_seconds)
+            entries: list[tuple[str, dict[str, str]]] = []
+            if after is not None:
+                entries = self._expired(role, worker, after) or self._new(role, worker, 0.001)
+            entries = entries or self._expired(role, worker) or self._new(role, worker, block_seconds)
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
@@ -182,11 +199,18 @@ class Leases:
                 return attempt
         return None
 
-    def _expired(self, role: Role, worker: str) -> list[tuple[str, dict[str, str]]]:
-        _, entries, *_ = self._redis.xautoclaim(
-            keys.queue(role), keys.GROUP, worker, min_idle_time=int(self.lease_seconds * 1000), count=1
-        )
-        return [(entry, fields) for entry, fields in entries if fields]
+    def _expired(self, role: Role, worker: str, after: str | None = None) -> list[tuple[str, dict[str, str]]]:
+        """The oldest expired entry, from behind ``after`` on."""
+        cursor = _following(after) if after else "0-0"
+        idle = int(self.lease_seconds * 1000)
+        while True:
+            # One call looks at ten claims at most, which may all be alive; the cursor leads on to the others.
+            cursor, entries, *_ = self._redis.xautoclaim(
+                keys.queue(role), keys.GROUP, worker, min_idle_time=idle, start_id=cursor, count=1
+            )
+            found = [(entry, fields) for entry, fields in entries if fields]
+            if found or cursor == "0-0":
+                return found
 
     def _new(self, role: Role, worker: str, block_seconds: float) -> list[tuple[str, dict[str, str]]]:
         answer = self._redis.xreadgroup(
@@ -208,17 +232,32 @@ class Leases:
             f"{self._max_attempts} workers in a row vanished while working on {task}, the last being silent for over "
             f"{self.lease_seconds:g} s. Look at the workers' logs; running out of memory is the usual cause."
         )
-        number = _START(self._redis, keys.of_job(job_id), str(task), token, worker, entry, self._max_attempts, message)
+        number = _START(self._redis, keys.of_job(job_id), str(task), token, worker, entry, self._max_attempts, message, self.lease_seconds)
         if not number:
             return None
         return Attempt(job_id=job_id, task=task, number=int(number), token=token, entry=entry, worker=worker)
 
-    def has_expired(self, role: Role) -> bool:
-        """Whether a claim of this role has expired or was given back, so that an idle worker would find work."""
-        pending = self._redis.xpending_range(
-            keys.queue(role), keys.GROUP, "-", "+", 1, idle=int(self.lease_seconds * 1000)
+    def has_waiting(self, attempt: Attempt, *, only_older: bool) -> bool:
+        """Whether another task of this role waits for a worker.
+
+        Args:
+            attempt: whose queue, and what older is measured against.
+            only_older: look only at claims that have expired or were given back, on older entries.
+        """
+        queue = keys.queue(attempt.task.role)
+        idle = int(self.lease_seconds * 1000)
+        last = attempt.entry if only_older else "+"
+        pending = self._redis.xpending_range(queue, keys.GROUP, "-", last, 2, idle=idle)
+        if any(each["message_id"] != attempt.entry for each in pending):
+            return True
+        if only_older:
+            return False
+        delivered = next(
+            group["last-delivered-id"]
+            for group in self._redis.xinfo_groups(queue)
+            if group["name"] == keys.GROUP
         )
-        return bool(pending)
+        return bool(self._redis.xrange(queue, min=f"({delivered}", count=1))
 
     def renew(self, attempt: Attempt, *, done: int | None = None, rate: float | None = None) -> None:
         """Extends the lease and reports progress, in one round trip.
@@ -242,18 +281,23 @@ class Leases:
         if answer == "stop":
             raise JobStopped(attempt)
 
-    def release(self, attempt: Attempt, reason: str) -> None:
+    def release(self, attempt: Attempt, reason: str, *, let_others_pass: bool = False) -> None:
         """Gives the task back, to be claimed at once by another worker; not counted as a failure.
 
         A task of a job that is being cancelled ends here instead.
+
+        Args:
+            attempt: whose turn ends.
+            reason: for the event.
+            let_others_pass: leave the task alone for the length of a lease.
         """
-        self._give_back(attempt, reason, "")
+        self._give_back(attempt, reason, "", idle_ms=0 if let_others_pass else DAY_MS)
 
     def retry(self, attempt: Attempt, error: JobError) -> None:
         """Gives the task back after an error; ``max_attempts`` of them without progress fail the job."""
         self._give_back(attempt, error.code, error.model_dump_json())
 
-    def _give_back(self, attempt: Attempt, reason: str, error: str) -> None:
+    def _give_back(self, attempt: Attempt, reason: str, error: str, idle_ms: int = DAY_MS) -> None:
         answer = _GIVE_BACK(
             self._redis,
             attempt.keys,
@@ -264,6 +308,7 @@ class Leases:
             reason,
             error,
             self._max_attempts,
+            idle_ms,
         )
         if answer == "lost":
             raise LeaseLost(attempt)
@@ -299,3 +344,9 @@ class Leases:
         if answer == "stop":
             raise JobStopped(attempt)
         return answer
+
+
+def _following(entry: str) -> str:
+    """The smallest stream id that is larger."""
+    milliseconds, sequence = entry.split("-")
+    return f"{milliseconds}-{int(sequence) + 1}"

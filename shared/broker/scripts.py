@@ -11,7 +11,8 @@ from typing import Any
 from shared.broker.connection import Client
 from shared.broker.keys import EVENTS_KEPT, GROUP
 
-# KEYS of every job script: 1 job hash, 2 its events, 3 queue:synthesis, 4 queue:distillation, 5 unfinished set.
+# KEYS of every job script: 1 job hash, 2 its events, 3 queue:synthesis, 4 queue:distillation, 5 unfinished set,
+# 6 untidy set.
 # ARGV[1] is always a task (role:partition) or ''; ARGV[2] the attempt token where the call is fenced.
 PRELUDE = f"""
 local GROUP = '{GROUP}'
@@ -55,6 +56,7 @@ local function end_job(state, data)
   set('state', state)
   set('finished_at', now())
   redis.call('SREM', KEYS[5], get('id'))
+  redis.call('SADD', KEYS[6], get('id'))
   event('job_' .. state, '', data)
 end
 

@@ -16,17 +16,17 @@ from shared.broker import keys
 from shared.broker.connection import BLOCK_SECONDS, Client
 from shared.broker.leases import Attempt, JobStopped, LeaseLost
 from shared.broker.scripts import Script
-from shared.jobs import Event, Measurement, Role, State, Task
+from shared.jobs import Event, JobError, Measurement, Role, State, Task
 from shared.manifests import ShardManifest
 
-# KEYS 6: shard stream. ARGV: 3 index, 4 manifest, 5 images, 6 first image, 7 checkpoint, 8 event data.
+# KEYS 7: shard stream. ARGV: 3 index, 4 manifest, 5 images, 6 first image, 7 checkpoint, 8 event data.
 _ANNOUNCE = Script("""
 if not holds() then return {'lost'} end
 local index, first, count = tonumber(ARGV[3]), tonumber(ARGV[6]), tonumber(ARGV[5])
 local next_index = tonumber(get(task .. ':next_index') or 0)
 if index > next_index then return {'gap', next_index} end
 if index == next_index then
-  redis.call('XADD', KEYS[6], '*', 'manifest', ARGV[4])
+  redis.call('XADD', KEYS[7], '*', 'manifest', ARGV[4])
   redis.call('HINCRBY', KEYS[1], 'shards', 1)
   redis.call('HINCRBY', KEYS[1], task .. ':images', count)
   local owed = {}
@@ -41,10 +41,11 @@ end
 return {'ok'}
 """)
 
-# KEYS 6: shard stream. ARGV: 3 stream entry, 4 task that made it, 5 first image, 6 images, 7 event data, 8 partition.
+# KEYS 7: shard stream. ARGV: 3 stream entry, 4 task that made it, 5 first image, 6 images, 7 event data,
+# 8 partition, 9 '1' when the distiller had taken it.
 _SET_ASIDE = Script("""
 if not holds() then return 'lost' end
-if redis.call('XDEL', KEYS[6], ARGV[3]) == 0 then return tonumber(get('damaged') or 0) end
+if redis.call('XDEL', KEYS[7], ARGV[3]) == 0 then return tonumber(get('damaged') or 0) end
 local maker = ARGV[4]
 redis.call('HINCRBY', KEYS[1], maker .. ':images', -tonumber(ARGV[6]))
 local owed = cjson.decode(get(maker .. ':owed') or '[]')
@@ -56,13 +57,15 @@ if get(maker .. ':state') == 'succeeded' then
   redis.call('HSET', KEYS[1], maker .. ':state', 'queued', maker .. ':entry', entry)
   redis.call('HDEL', KEYS[1], maker .. ':token', maker .. ':finished_at')
 end
+redis.call('HINCRBY', KEYS[1], 'shards', -1)
+if ARGV[9] == '1' then redis.call('HINCRBY', KEYS[1], 'shards_consumed', -1) end
 return redis.call('HINCRBY', KEYS[1], 'damaged', 1)
 """)
 
-# KEYS 6: student hash. ARGV: 3 version, 4 name, 5 sha256, 6 event data.
+# KEYS 7: student hash. ARGV: 3 version, 4 name, 5 sha256, 6 event data.
 _PUBLISH = Script("""
 if not holds() then return 'lost' end
-redis.call('HSET', KEYS[6], 'version', ARGV[3], 'name', ARGV[4], 'sha256', ARGV[5])
+redis.call('HSET', KEYS[7], 'version', ARGV[3], 'name', ARGV[4], 'sha256', ARGV[5])
 set('student_version', ARGV[3])
 event('student_published', task, ARGV[6])
 return 'ok'
@@ -76,13 +79,13 @@ if ARGV[3] == '1' then set(task .. ':failures', 0) end
 return 'ok'
 """)
 
-# KEYS 6: metrics. ARGV: 3 event type or '', 4 event data, 5 measurement or '', 6 step, 7 values as JSON or ''.
+# KEYS 7: metrics. ARGV: 3 event type or '', 4 event data, 5 measurement or '', 6 step, 7 values as JSON or ''.
 _REPORT = Script(f"""
 if not holds() then return 'lost' end
 if ARGV[3] ~= '' then event(ARGV[3], task, ARGV[4]) end
 if ARGV[5] ~= '' then set('measurement', ARGV[5]) end
 if ARGV[7] ~= '' then
-  redis.call('XADD', KEYS[6], 'MAXLEN', '~', {keys.METRICS_KEPT}, '*', 'task', task, 'at', now(),
+  redis.call('XADD', KEYS[7], 'MAXLEN', '~', {keys.METRICS_KEPT}, '*', 'task', task, 'at', now(),
              'step', ARGV[6], 'values', ARGV[7])
 end
 return 'ok'
@@ -123,6 +126,8 @@ class Backlog:
 
     shards: int
     has_distiller: bool
+    distiller_heartbeat: str | None = None
+    """Changes while that worker lives."""
 
 
 class Streams:
@@ -175,8 +180,16 @@ class Streams:
         """All shards of a job that count, in the order of their announcement."""
         return [shard.manifest for shard in self._parse(self._redis.xrange(keys.shards(job_id)))]
 
-    def shards_until(self, job_id: str, position: str) -> list[AnnouncedShard]:
-        """The shards up to and including a position, in order."""
+    def is_announced(self, manifest: ShardManifest) -> bool:
+        """Whether this very shard counts: what to ask before a refused one is removed.
+
+        A refusal alone does not tell. When an answer was lost on the way, the announcement is sent again,
+        and by then it can be refused although the first one counted.
+        """
+        return any(counted.name == manifest.name for counted in self.shards(manifest.job))
+
+    def shards_until(self, job_id: str, position: str = "+") -> list[AnnouncedShard]:
+        """The shards up to and including a position, or all, in order."""
         return self._parse(self._redis.xrange(keys.shards(job_id), max=position))
 
     def read_shards(
@@ -195,8 +208,14 @@ class Streams:
             for position, fields in entries
         ]
 
-    def set_aside(self, attempt: Attempt, shard: AnnouncedShard, reason: str) -> int:
+    def set_aside(self, attempt: Attempt, shard: AnnouncedShard, reason: str, *, consumed: bool = False) -> int:
         """Takes a damaged shard out of the job and has its images made again.
+
+        Args:
+            attempt: any that holds a task of the job.
+            shard: what was found damaged.
+            reason: stable, for the event.
+            consumed: it counts among the shards that the distiller has taken.
 
         Returns:
             How many shards of the job were damaged so far.
@@ -214,6 +233,7 @@ class Streams:
             manifest.images,
             json.dumps({"name": manifest.name, "index": manifest.index, "reason": reason}),
             manifest.partition,
+            "1" if consumed else "",
         )
         return int(_unless_lost(answer, attempt))
 
@@ -223,11 +243,12 @@ class Streams:
 
     def backlog(self, job_id: str) -> Backlog:
         """Announced minus consumed shards. Zero once no distiller will come any more."""
-        state_field = f"{Task(Role.DISTILLATION)}:state"
-        shards, consumed, state = self._redis.hmget(keys.job(job_id), ["shards", "shards_consumed", state_field])
+        distillation = Task(Role.DISTILLATION)
+        names = ["shards", "shards_consumed", f"{distillation}:state", f"{distillation}:heartbeat_at"]
+        shards, consumed, state, heartbeat = self._redis.hmget(keys.job(job_id), names)
         if state is None or State(state).is_final:
             return Backlog(0, has_distiller=True)
-        return Backlog(int(shards or 0) - int(consumed or 0), has_distiller=state == State.RUNNING)
+        return Backlog(int(shards or 0) - int(consumed or 0), state == State.RUNNING, heartbeat)
 
     # -- checkpoints and students ---------------------------------------------------------------------
 
@@ -266,6 +287,10 @@ class Streams:
         return StudentSnapshot.model_validate(fields) if fields else None
 
     # -- events and metrics ---------------------------------------------------------------------------
+
+    def show_error(self, attempt: Attempt, error: JobError) -> None:
+        """Shows on the stage what holds it up; goes when the task succeeds."""
+        self._store(attempt, {f"{attempt.task}:error": error.model_dump_json()})
 
     def report(
         self,

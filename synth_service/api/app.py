@@ -1,0 +1,56 @@
+"""The application: routers, error handlers and what they share, put together for one set of settings."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+
+from shared.broker import Broker
+from shared.settings import Settings
+from shared.storage import Storage
+from synth_service.api import events, jobs, outputs, service
+from synth_service.api.problems import ProblemMiddleware, describe_in_openapi, install_handlers
+
+REDIS_TIMEOUT_SECONDS = 2.0
+REDIS_RETRIES = 1
+"""A client hears 503 within seconds and can decide itself how long to go on trying."""
+
+
+class Api(FastAPI):
+    """FastAPI whose OpenAPI document shows errors as what they are: problem+json."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = describe_in_openapi(super().openapi())
+        return self.openapi_schema
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API over the Redis and the storage of the settings. Connects to neither yet.
+
+    Raises:
+        ValueError: no ``redis_url``, or it or ``storage`` is malformed.
+        OSError: the storage folder cannot be made.
+    """
+    if settings.redis_url is None:
+        raise ValueError("redis_url is not set")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        app.state.broker.close()
+
+    # The documentation pages of FastAPI load scripts from a foreign server; /openapi.json serves any local viewer.
+    app = Api(title="Fast-DFKD", version=version("fast-dfkd"), docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.settings = settings
+    app.state.broker = Broker(settings.redis_url, retries=REDIS_RETRIES, timeout_seconds=REDIS_TIMEOUT_SECONDS)
+    app.state.storage = Storage(settings.storage)
+    app.state.is_stopping = False
+    app.add_middleware(ProblemMiddleware)
+    install_handlers(app)
+    for part in (jobs, events, outputs, service):
+        app.include_router(part.router)
+    return app

@@ -1,0 +1,55 @@
+"""What routes ask for in their signatures, so that a route body starts with a job that exists."""
+
+from typing import Annotated, cast
+
+from fastapi import Depends, Path, Query, Request
+
+from shared.broker import Broker
+from shared.jobs import JobRecord
+from shared.settings import Settings
+from shared.storage import Storage
+from synth_service.api.problems import Problem
+
+JOB_ID_PATTERN = r"^job-[0-9a-f]{20}$"
+STREAM_ID_PATTERN = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
+"""Ids of entries of Redis streams; 19 digits always fit into their 64 bits."""
+
+
+# These look something up and nothing more; as plain functions they would each cost a trip to the thread pool.
+async def _broker(request: Request) -> Broker:
+    return cast(Broker, request.app.state.broker)
+
+
+async def _storage(request: Request) -> Storage:
+    return cast(Storage, request.app.state.storage)
+
+
+async def _settings(request: Request) -> Settings:
+    return cast(Settings, request.app.state.settings)
+
+
+BrokerInUse = Annotated[Broker, Depends(_broker)]
+StorageInUse = Annotated[Storage, Depends(_storage)]
+SettingsInUse = Annotated[Settings, Depends(_settings)]
+
+JobId = Annotated[str, Path(pattern=JOB_ID_PATTERN, description="Id of a job.")]
+PageLimit = Annotated[int, Query(ge=1, le=1000, description="Most entries to return.")]
+AfterEntry = Annotated[
+    str | None, Query(pattern=STREAM_ID_PATTERN, description="Only what comes after the entry of this id.")
+]
+
+
+def no_such_job(job_id: str) -> Problem:
+    """The answer to the id of a job that does not exist."""
+    return Problem(404, "job_not_found", f"There is no job {job_id}.", hint="GET /jobs lists all.")
+
+
+def existing_job(job_id: JobId, broker: BrokerInUse) -> JobRecord:
+    """The job of the path, in one round trip to Redis."""
+    try:
+        return broker.jobs.get(job_id)
+    except KeyError:
+        raise no_such_job(job_id) from None
+
+
+ExistingJob = Annotated[JobRecord, Depends(existing_job)]

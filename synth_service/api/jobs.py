@@ -1,0 +1,117 @@
+"""Jobs over HTTP: create, list, poll, cancel."""
+
+import hashlib
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from shared.broker import IdempotencyConflict
+from shared.jobs import JobRecord, State
+from shared.specs import JobSpec
+from synth_service.api.admission import admit
+from synth_service.api.dependencies import (
+    JOB_ID_PATTERN,
+    BrokerInUse,
+    ExistingJob,
+    JobId,
+    SettingsInUse,
+    StorageInUse,
+    no_such_job,
+)
+from synth_service.api.files import matches
+from synth_service.api.json_requests import JsonRoute
+from synth_service.api.problems import FieldError, Problem, documented
+
+POLL_AFTER_SECONDS = 1
+
+router = APIRouter(tags=["jobs"], route_class=JsonRoute)
+
+
+class JobPage(BaseModel):
+    """One page of jobs, newest first."""
+
+    data: list[JobRecord]
+    has_more: bool = Field(description="Whether there are more; ask for them with `after` = the last id of this page.")
+
+
+@router.post(
+    "/jobs",
+    status_code=202,
+    response_model=JobRecord,
+    responses=documented(413, 415, 422, 429),
+    summary="Start a job",
+)
+def create_job(
+    spec: JobSpec,
+    response: Response,
+    broker: BrokerInUse,
+    storage: StorageInUse,
+    settings: SettingsInUse,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=255,
+            description="Of the client's choice. Sent again with the same body within a day, it gives the same job.",
+        ),
+    ] = None,
+) -> JobRecord:
+    """Queues a job and returns it at once. Poll `Location`, or listen to its events."""
+    admit(spec, storage, settings)
+    try:
+        job = broker.jobs.create(spec, max_unfinished=settings.max_queued_jobs, idempotency_key=idempotency_key)
+    except IdempotencyConflict:
+        message = "was used for another job before; take a new key for a new job"
+        error = FieldError(field="Idempotency-Key", message=message)
+        raise Problem(422, "idempotency_key_reused", f"Idempotency-Key: {message}.", errors=[error]) from None
+    response.headers["Location"] = f"/jobs/{job.id}"
+    response.headers["Retry-After"] = str(POLL_AFTER_SECONDS)
+    return job
+
+
+@router.get("/jobs", response_model=JobPage, responses=documented(422), summary="List jobs")
+def list_jobs(
+    broker: BrokerInUse,
+    after: Annotated[str | None, Query(pattern=JOB_ID_PATTERN, description="Last id of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Most jobs to return.")] = 20,
+    status: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
+    name: Annotated[
+        str | None, Query(max_length=200, description="Only jobs whose name contains this, ignoring case.")
+    ] = None,
+) -> JobPage:
+    """Jobs from newest to oldest."""
+    data, has_more = broker.jobs.list(after=after, limit=limit, state=status, name=name)
+    return JobPage(data=data, has_more=has_more)
+
+
+@router.get(
+    "/jobs/{job_id}",
+    response_model=JobRecord,
+    responses={304: {"description": "Unchanged since the `ETag` in `If-None-Match`."}, **documented(404, 422)},
+    summary="Poll a job",
+)
+async def get_job(job: ExistingJob, request: Request) -> Response:
+    """The job with its stages and their progress. `Retry-After` is there while it is worth asking again."""
+    body = job.model_dump_json().encode()
+    headers = {"ETag": f'W/"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": "private, no-cache"}
+    if not job.state.is_final:
+        headers["Retry-After"] = str(POLL_AFTER_SECONDS)
+    if matches(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type="application/json")
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    status_code=202,
+    response_model=JobRecord,
+    responses=documented(404, 409, 422),
+    summary="Cancel a job",
+)
+def cancel_job(job_id: JobId, broker: BrokerInUse) -> JobRecord:
+    """Asks a job to stop. What it has made so far stays. Workers notice within one heartbeat."""
+    try:
+        return broker.jobs.cancel(job_id)
+    except KeyError:
+        raise no_such_job(job_id) from None

@@ -1,0 +1,249 @@
+"""Errors as every client sees them: ``application/problem+json`` (RFC 9457) with a stable ``code``.
+
+Routes raise ``Problem``. Everything that goes wrong elsewhere ends in one of the handlers here, and what
+no handler knew of in ``ProblemMiddleware``: no other form of error leaves the service, and no traceback.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, cast
+
+import redis
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.broker import JobFinished, QueueFull
+from shared.specs import SYNTHESIS_METHODS
+
+logger = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+MAX_REPORTED_ERRORS = 100
+
+_CODES = {
+    400: "bad_request",
+    404: "no_such_path",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    416: "range_not_satisfiable",
+    500: "internal_error",
+}
+_HINTS = {
+    "no_such_path": "GET /openapi.json lists every path.",
+    "redis_unavailable": "Nothing is lost; try again shortly. GET /readyz tells when the service is ready.",
+    "storage_unavailable": "Nothing is lost; try again shortly. GET /readyz tells when the service is ready.",
+    "internal_error": "This is a fault of the service. Its log has the details.",
+}
+
+
+class FieldError(BaseModel):
+    """One thing to change in the request."""
+
+    field: str = Field(description="Path of the field, such as `synthesis.num_images`; empty for the whole body.")
+    message: str
+
+
+class ProblemDetail(BaseModel):
+    """An error, as RFC 9457 describes one. Branch on ``code``: it is stable, the texts are not."""
+
+    model_config = ConfigDict(json_schema_extra={"description": "An error (RFC 9457). Branch on `code`: it is stable."})
+
+    type: str = Field("about:blank", description="Always about:blank; `code` tells errors apart.")
+    title: str = Field(description="The phrase of the HTTP status.")
+    status: int
+    code: str = Field(description="Stable and snake_case.")
+    detail: str
+    errors: list[FieldError] | None = Field(None, description="The offending fields, where there are any.")
+    hint: str | None = Field(None, description="What to do about it, where that is not obvious.")
+
+
+class Problem(HTTPException):
+    """An answer that is an error.
+
+    Args:
+        status: HTTP status.
+        code: stable, snake_case.
+        detail: what is wrong with this very request.
+        errors: offending fields.
+        hint: the remedy.
+        headers: of the response.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        hint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, detail, dict(headers or {}))
+        self.code = code
+        self.errors = errors
+        self.hint = hint or _HINTS.get(code)
+
+    def response(self) -> Response:
+        """The problem as sent."""
+        problem = ProblemDetail(
+            title=HTTPStatus(self.status_code).phrase,
+            status=self.status_code,
+            code=self.code,
+            detail=self.detail,
+            errors=list(self.errors) or None,
+            hint=self.hint,
+        )
+        body = problem.model_dump_json(exclude_none=True)
+        return Response(body, self.status_code, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """``responses=`` of a route that answers with these errors, besides 500 and 503, which all may."""
+    return {
+        status: {"model": ProblemDetail, "description": HTTPStatus(status).phrase}
+        for status in sorted({*statuses, 500, 503})
+    }
+
+
+def describe_in_openapi(schema: dict[str, Any]) -> dict[str, Any]:
+    """Gives every error response of an OpenAPI document its true media type, in place."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if status >= "400" and "application/json" in response.get("content", {}):
+                    response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
+    return schema
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Registers the handlers of every error that is foreseen."""
+    app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(RequestValidationError, _validation_problem)
+    app.add_exception_handler(QueueFull, _queue_full)
+    app.add_exception_handler(JobFinished, _job_finished)
+    app.add_exception_handler(redis.RedisError, _redis_problem)
+
+
+def field_path(location: Sequence[int | str], refined: str | None = None) -> str:
+    """The path of a field as a client writes it, from where pydantic says that an error is.
+
+    Args:
+        location: ``loc`` of the error, with or without the ``body``, ``query``, … in front.
+        refined: the field that a rule over several fields blames, seen from about there.
+    """
+    parts = [str(part) for part in location]
+    if parts and parts[0] in ("body", "query", "path", "header"):
+        del parts[0]
+    if len(parts) > 1 and parts[0] == "synthesis" and parts[1] in SYNTHESIS_METHODS:
+        del parts[1]  # the tag of the union, which no client writes there
+    blamed = refined.split(".") if refined else []
+    if parts and blamed and parts[-1] == blamed[0]:
+        del parts[-1]
+    return ".".join([*parts, *blamed])
+
+
+async def _http_problem(_request: Request, error: Exception) -> Response:
+    error = cast(HTTPException, error)
+    if isinstance(error, Problem):
+        return error.response()
+    code = _CODES.get(error.status_code, HTTPStatus(error.status_code).name.lower())
+    return Problem(error.status_code, code, error.detail, headers=error.headers).response()
+
+
+async def _validation_problem(_request: Request, error: Exception) -> Response:
+    found = cast(RequestValidationError, error).errors()
+    errors = [
+        FieldError(field=field_path(each["loc"], each.get("ctx", {}).get("field")), message=each["msg"])
+        for each in found
+    ]
+    return invalid_request(errors).response()
+
+
+async def _queue_full(_request: Request, _error: Exception) -> Response:
+    detail = "As many unfinished jobs as this deployment allows are waiting already."
+    hint = "Wait for some to finish, or cancel some. The operator sets the limit with DFKD_MAX_QUEUED_JOBS."
+    return Problem(429, "queue_full", detail, hint=hint, headers={"Retry-After": "30"}).response()
+
+
+async def _job_finished(_request: Request, error: Exception) -> Response:
+    return Problem(409, "job_finished", f"{error} has finished already, so there is nothing to cancel.").response()
+
+
+async def _redis_problem(request: Request, error: Exception) -> Response:
+    outages = (redis.ConnectionError, redis.TimeoutError, OutOfMemoryError, ReadOnlyError)
+    if isinstance(error, outages) or str(error).startswith(("MISCONF", "MASTERDOWN", "NOREPLICAS")):
+        logger.warning("redis_unavailable", path=request.url.path, error=str(error))
+        detail = "The Redis server does not answer, or accepts no writes."
+        return Problem(503, "redis_unavailable", detail, headers={"Retry-After": "2"}).response()
+    logger.error("request_failed", path=request.url.path, exc_info=error)
+    return _internal_error().response()
+
+
+def _internal_error() -> Problem:
+    return Problem(500, "internal_error", "The service failed to handle this request.")
+
+
+class ProblemMiddleware:
+    """The outermost layer: common headers, and problems in place of whatever error came without one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_started = is_replaced = False
+
+        async def send_or_replace(message: Message) -> None:
+            nonlocal is_started, is_replaced
+            if message["type"] == "http.response.start":
+                is_started = True
+                headers = dict(message["headers"])
+                is_replaced = message["status"] >= 400 and headers.get(b"content-type") != MEDIA_TYPE.encode()
+                if is_replaced:
+                    await _plain_error(message["status"], headers).response()(scope, receive, send_with_headers)
+            if not is_replaced:
+                await send_with_headers(message)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_or_replace)
+        except Exception:
+            logger.exception("request_failed", path=scope["path"])
+            if is_started:
+                raise  # too late for another answer: the server cuts the connection, so no client takes it for whole
+            await _internal_error().response()(scope, receive, send_with_headers)
+
+
+def _plain_error(status: int, headers: Mapping[bytes, bytes]) -> Problem:
+    """The problem for an error of the framework, such as a range beyond the end of a file."""
+    kept = {name.decode(): value.decode() for name, value in headers.items() if name in (b"content-range", b"allow")}
+    phrase = HTTPStatus(status).phrase
+    return Problem(status, _CODES.get(status, HTTPStatus(status).name.lower()), f"{phrase}.", headers=kept)
+
+
+def invalid_request(errors: Sequence[FieldError]) -> Problem:
+    """The answer to a request with such fields."""
+    detail = "; ".join(f"{each.field or 'body'}: {each.message}" for each in errors[:3])
+    if len(errors) > 3:
+        detail += f"; and {len(errors) - 3} more"
+    return Problem(422, "invalid_request", detail, errors=errors[:MAX_REPORTED_ERRORS])
+
+
+def reject_json(detail: str) -> Problem:
+    """The answer to a body that cannot be read as JSON."""
+    hint = "Send one JSON object (RFC 8259): UTF-8, no NaN or Infinity, at most 200 levels deep."
+    return Problem(422, "invalid_json", detail, hint=hint, errors=[FieldError(field="", message=detail)])

@@ -1,0 +1,196 @@
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from shared.specs import (
+    DeepInversionSynthesis,
+    FastMetaSynthesis,
+    FastSynthesis,
+    InputSpec,
+    JobSpec,
+    SynthesisBase,
+)
+
+TEACHER: dict[str, Any] = {"arch": "resnet20", "num_classes": 10, "checkpoint": "teacher.safetensors"}
+MINIMAL: dict[str, Any] = {"teacher": TEACHER, "student": {"arch": "resnet8"}}
+
+
+def parse(**parts: Any) -> JobSpec:
+    return JobSpec.model_validate(MINIMAL | parts)
+
+
+def refused(**parts: Any) -> list[str]:
+    """Fields that validation blames, with what it says."""
+    with pytest.raises(ValidationError) as error:
+        parse(**parts)
+    return [str(each.get("ctx", {}).get("field") or ".".join(map(str, each["loc"]))) for each in error.value.errors()]
+
+
+def test_a_teacher_and_a_student_are_enough() -> None:
+    spec = parse()
+    assert isinstance(spec.synthesis, FastMetaSynthesis)
+    assert spec.synthesis.preset == "fast-5"
+    assert spec.synthesis.num_images == 220 * 256
+    assert spec.distillation is not None
+    assert spec.distillation.steps == 200 * 400  # the paper: 220 batches, of which 20 only fill the pool
+    assert spec.teacher.input.shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("fast-meta", FastMetaSynthesis), ("fast", FastSynthesis), ("deepinversion", DeepInversionSynthesis)],
+)
+def test_the_method_chooses_the_settings(method: str, kind: type[SynthesisBase]) -> None:
+    assert type(parse(synthesis={"method": method}).synthesis) is kind
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"synthesis": {"preset": "fast-10", "num_images": 512, "batch_size": 8, "partitions": 3}},
+        {"synthesis": {"method": "deepinversion"}, "distillation": None, "student": None},
+        {"shards": "set-{000..009}.tar", "distillation": {"steps": 5}},
+        {"distillation": {"pacing": "lockstep"}},
+        {"evaluation": {"shards": "held-out.tar"}, "metadata": {"a": "b"}, "seed": 2**32 - 1},
+        {"teacher": TEACHER | {"input": {"channels": 1, "height": 16, "width": 16, "mean": 0.5, "std": [0.25]}}},
+    ],
+)
+def test_a_stored_spec_is_resolved_and_reads_back_as_it_is(parts: dict[str, Any]) -> None:
+    spec = parse(**parts)
+    stored = spec.model_dump_json()
+    assert JobSpec.model_validate_json(stored) == spec
+    assert JobSpec.model_validate_json(stored).model_dump_json() == stored
+
+
+def test_what_was_resolved_is_written_out() -> None:
+    stored = json.loads(parse(synthesis={"preset": "fast-2"}).model_dump_json())
+    assert stored["synthesis"]["steps"] == 2
+    assert stored["synthesis"]["generator_learning_rate"] == 5e-3
+    assert stored["distillation"]["steps"] == 80_000
+    assert stored["teacher"]["input"]["mean"] == [0.0, 0.0, 0.0]
+
+
+def test_specs_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        parse().seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("part", ["teacher", "student", "synthesis", "distillation"])
+def test_a_misspelt_field_is_refused_in_every_part(part: str) -> None:
+    blamed = refused(**{part: {**MINIMAL.get(part, {}), "stepps": 1}})
+    assert any(field.endswith("stepps") for field in blamed)
+
+
+@pytest.mark.parametrize(
+    ("parts", "field"),
+    [
+        ({"shards": "x.tar", "synthesis": {}}, "shards"),
+        ({"shards": "x.tar", "synthesis": {"method": "fast"}}, "shards"),
+        ({"distillation": None}, "student"),
+        ({"distillation": None, "student": None, "evaluation": {"shards": "x"}}, "evaluation"),
+        ({"distillation": None, "student": None, "shards": "x.tar"}, "distillation"),
+        ({"student": None}, "student"),
+        ({"distillation": {"pacing": "lockstep", "steps": 3}}, "distillation.steps"),
+        ({"shards": "x.tar", "distillation": {"pacing": "lockstep"}}, "distillation.pacing"),
+        ({"synthesis": {"partitions": 2}, "distillation": {"pacing": "lockstep"}}, "synthesis.partitions"),
+        ({"synthesis": {"num_images": 3, "partitions": 4}}, "synthesis.partitions"),
+        ({"synthesis": {"num_images": 256}}, "distillation.warmup_batches"),
+        ({"distillation": {"learning_rate": 0.1, "final_learning_rate": 0.2}}, "distillation.final_learning_rate"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"),
+        ({"metadata": {"": "x"}}, "metadata..[key]"),
+        ({"teacher": TEACHER | {"arch": "resnet21"}}, "teacher.arch"),
+        ({"teacher": TEACHER | {"num_classes": 1}}, "teacher.num_classes"),
+        ({"teacher": TEACHER | {"checkpoint": ""}}, "teacher.checkpoint"),
+        ({"shards": "x.tar"}, "distillation.steps"),
+    ],
+)
+def test_parts_that_do_not_fit_blame_the_field_to_change(parts: dict[str, Any], field: str) -> None:
+    assert refused(**parts) == [field]
+
+
+@pytest.mark.parametrize("name", ["bn", "one_hot", "adversarial", "generator_learning_rate", "latent_learning_rate"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_weights_and_rates_are_finite_and_not_negative(name: str, value: float) -> None:
+    assert refused(synthesis={name: value}) == [f"synthesis.fast-meta.{name}"]
+
+
+def test_an_unknown_architecture_comes_with_the_near_ones() -> None:
+    with pytest.raises(ValidationError, match="did you mean `resnet20`"):
+        parse(teacher=TEACHER | {"arch": "ResNet-20"})
+
+
+def test_lockstep_resolves_the_steps_that_were_left_out() -> None:
+    spec = parse(
+        synthesis={"num_images": 100, "batch_size": 10},
+        distillation={"pacing": "lockstep", "warmup_batches": 4, "steps_per_batch": 7},
+    )
+    assert spec.distillation is not None
+    assert spec.distillation.steps == 6 * 7
+
+
+def test_one_value_of_the_normalisation_serves_every_channel() -> None:
+    spec = InputSpec.model_validate({"channels": 3, "mean": 0.5, "std": [0.25]})
+    assert (spec.mean, spec.std) == ((0.5,) * 3, (0.25,) * 3)
+    assert InputSpec.model_validate({"channels": 1}).std == (1.0,)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"channels": 3, "mean": [0.1, 0.2]},
+        {"std": 0},
+        {"std": [1, 1, -1]},
+        {"channels": 0},
+        {"channels": 65},
+        {"channels": 10**30, "mean": 0.5},
+        {"channels": "three"},
+        {"channels": None},
+        {"channels": [3]},
+        {"channels": 64, "height": 2048, "width": 2048},
+        {"mean": None},
+        {"mean": "grey"},
+        {"mean": {"r": 1}},
+        {"mean": [[0.5]]},
+        {"std": float("nan")},
+        {"height": 3},
+    ],
+)
+def test_an_input_that_cannot_be_is_refused(written: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        InputSpec.model_validate(written)
+
+
+@given(images=st.integers(1, 5000), partitions=st.integers(1, 64), batch=st.integers(2, 300))
+def test_partitions_and_batches_cover_all_images(images: int, partitions: int, batch: int) -> None:
+    spec = FastSynthesis(num_images=images, partitions=min(partitions, images), batch_size=batch)
+    shares = [spec.images_of_partition(partition) for partition in range(spec.partitions)]
+    assert sum(shares) == images
+    assert min(shares) >= 1
+    assert spec.total_batches == sum(len(range(0, share, batch)) for share in shares)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    part=st.sampled_from(
+        ["teacher", "student", "synthesis", "distillation", "evaluation", "shards", "seed", "metadata"]
+    ),
+    field=st.sampled_from(["arch", "input", "kwargs", "preset", "method", "augmentation", "steps", "partitions", ""]),
+    value=json_values,
+)
+def test_whatever_a_client_writes_is_accepted_or_refused_but_never_crashes(part: str, field: str, value: Any) -> None:
+    written: Any = {**MINIMAL.get(part, {}), field: value} if field else value
+    with suppress(ValidationError):
+        JobSpec.model_validate(MINIMAL | {part: written})
