@@ -1,0 +1,88 @@
+"""`dfkd up`: the service in the foreground."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from pathlib import Path
+
+import typer
+from pydantic import ValidationError
+from rich.markup import escape
+
+from shared.settings import Settings
+from synth_service.cli.outcomes import ExitCode, fail, messages
+from synth_service.local_service import CannotStart, Interrupted, LocalService, StopSignals
+from synth_service.supervisor import CannotKeepRunning
+
+
+def run_service(
+    *, host: str | None, port: int | None, synth_workers: int, distillers: int, storage: str | None
+) -> None:
+    """Runs the service until a signal arrives, and ends the command: 0 after SIGTERM, 130 after Ctrl-C."""
+    settings = read_settings()
+    storage = _absolute(storage or settings.storage)
+    with StopSignals() as signals:
+        service = LocalService(
+            storage=storage,
+            redis_url=settings.redis_url,
+            redis_folder=redis_folder(storage),
+            host=settings.host if host is None else host,
+            port=settings.port if port is None else port,
+            synth_workers=synth_workers,
+            distillers=distillers,
+            signals=signals,
+            on_output=lambda name, line: messages.print(f"[cyan]{name:>12}[/] {escape(line)}"),
+            on_event=lambda text: messages.print(f"[yellow]{escape(text)}[/]"),
+        )
+        try:
+            with service:
+                service.wait_until_ready()
+                _announce(service, storage)
+                while True:
+                    service.pause(60.0)
+        except Interrupted as interruption:
+            messages.print("everything is stopped; unfinished jobs go on at the next `dfkd up`")
+            is_keyboard = interruption.number is signal.SIGINT
+            raise typer.Exit(ExitCode.INTERRUPTED if is_keyboard else ExitCode.DONE) from None
+        except CannotStart as error:
+            fail(str(error), ExitCode.USAGE)
+        except CannotKeepRunning as error:
+            report(error)
+
+
+def report(error: CannotKeepRunning) -> None:
+    """Ends the command with the last words of the program that could not be kept alive."""
+    for line in error.lines:
+        messages.print(f"[cyan]{error.program.name:>12}[/] {escape(line)}")
+    fail(f"{error}; its last lines are above", ExitCode.USAGE if error.is_misconfigured else ExitCode.FAILED)
+
+
+def read_settings() -> Settings:
+    """The settings of the environment; a wrong one ends the command."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        fail(f"environment variable for {'.'.join(map(str, first['loc']))}: {first['msg']}", ExitCode.USAGE)
+
+
+def redis_folder(storage: str) -> Path:
+    """Where the embedded server of a storage keeps its data: in it if it is a folder, else beside the caller."""
+    if "://" not in storage:
+        return Path(storage) / "redis"
+    return Path("dfkd-data").absolute() / f"redis-{hashlib.sha256(storage.encode()).hexdigest()[:12]}"
+
+
+def _absolute(storage: str) -> str:
+    return storage if "://" in storage else str(Path(storage).expanduser().absolute())
+
+
+def _announce(service: LocalService, storage: str) -> None:
+    """Tells how to use the service."""
+    is_default = service.url == "http://127.0.0.1:8000"
+    address = "" if is_default else f" --url {service.url}"
+    messages.print(f"[bold green]ready[/]: the API listens on [bold]{service.url}[/], files are in {escape(storage)}")
+    messages.print(
+        f"submit a job with: [bold]dfkd submit job.yaml --watch{address}[/]   (Ctrl-C here stops everything)"
+    )

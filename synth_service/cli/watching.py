@@ -1,0 +1,203 @@
+"""Following a job: two live bars on a terminal, a line now and then elsewhere.
+
+``watch`` polls; the displays show what a poll brought. An API that is away for a moment is waited for,
+since the job goes on without it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from shared.client import Client, ServerUnreachable
+from shared.jobs import JobRecord, Stage
+
+POLL_SECONDS: Final = 0.5
+LONGEST_POLL_SECONDS: Final = 5.0
+LINE_SECONDS: Final = 10.0
+PATIENCE_SECONDS: Final = 60.0
+
+UNITS: Final = {"synthesis": "images", "distillation": "steps"}
+
+
+class Display(Protocol):
+    """Shows a job while it runs."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def show(self, job: JobRecord) -> None:
+        """Brings the display up to date."""
+
+    def say(self, text: str) -> None:
+        """Adds a line that stays."""
+
+
+def watch(
+    client: Client,
+    job_id: str,
+    display: Display,
+    *,
+    pause: Callable[[float], None] = time.sleep,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> JobRecord:
+    """Shows a job until it is in a final state, and returns it.
+
+    Args:
+        pause: waits between polls; what it raises ends the watching.
+        patience_seconds: how long the API may be away.
+
+    Raises:
+        ServerUnreachable: it was away for longer.
+        ApiError: there is no such job.
+    """
+    answered_at = time.monotonic()
+    is_away = False
+    errors: dict[str, str] = {}
+    with display:
+        while True:
+            try:
+                poll = client.poll(job_id)
+            except ServerUnreachable as error:
+                if time.monotonic() - answered_at > patience_seconds:
+                    raise
+                if not is_away:
+                    display.say(f"{error}; waiting for it, the job goes on")
+                is_away = True
+                pause(POLL_SECONDS)
+                continue
+            if is_away:
+                display.say("the service is back")
+            answered_at, is_away = time.monotonic(), False
+            for name, stage in stages(poll.job):
+                told = f"{stage.error.code}: {stage.error.message}" if stage.error else ""
+                if told and errors.get(name) != told and not poll.job.state.is_final:
+                    display.say(f"{name}, attempt {stage.attempt}: {told}")
+                errors[name] = told
+            display.show(poll.job)
+            if poll.job.state.is_final:
+                return poll.job
+            pause(min(max(poll.retry_after_seconds or 0.0, POLL_SECONDS), LONGEST_POLL_SECONDS))
+
+
+def stages(job: JobRecord) -> list[tuple[str, Stage]]:
+    """The stages that the job has, in order."""
+    both: list[tuple[str, Stage | None]] = [
+        ("synthesis", job.stages.synthesis),
+        ("distillation", job.stages.distillation),
+    ]
+    return [(name, stage) for name, stage in both if stage is not None]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a clock shows them, such as 1:02:03 or 0:45."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def rate_and_eta(stage: Stage) -> str:
+    """Speed and remaining time of a stage, or its state while there is no speed."""
+    if stage.progress.rate is None or stage.state.is_final:
+        return str(stage.state)
+    eta = stage.progress.eta_seconds
+    return f"{stage.progress.rate:,.1f}/s" + (f", {duration(eta)} left" if eta is not None else "")
+
+
+def accuracy(job: JobRecord) -> str:
+    """The newest measurement; empty before the first."""
+    measured = job.measurement
+    return f"student {measured.student_top1:.4f}, teacher {measured.teacher_top1:.4f}" if measured else ""
+
+
+def display_for(console: Console) -> Display:
+    """Bars for a terminal, lines for everything else."""
+    return BarDisplay(console) if console.is_terminal else LineDisplay(console)
+
+
+class BarDisplay:
+    """A bar for each stage, redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[count]}", justify="right"),
+            TextColumn("{task.fields[note]}", justify="right"),
+            TextColumn("[bold]{task.fields[accuracy]}"),
+            console=console,
+            auto_refresh=False,
+            expand=True,
+        )
+        self._bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, job: JobRecord) -> None:
+        """Moves the bars."""
+        for name, stage in stages(job):
+            if name not in self._bars:
+                self._bars[name] = self._progress.add_task(name, count="", note="", accuracy="")
+            done, total = stage.progress.done, stage.progress.total
+            self._progress.update(
+                self._bars[name],
+                completed=done,
+                total=total,
+                count=f"{done:,}/{total:,} {UNITS[name]}",
+                note=rate_and_eta(stage),
+                accuracy=accuracy(job) if name == "distillation" else "",
+            )
+        self._progress.refresh()
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        self._progress.console.print(f"[yellow]{escape(text)}[/]")
+
+
+class LineDisplay:
+    """A line for every change of state and one every ten seconds, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown_at = 0.0
+        self._states: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def show(self, job: JobRecord) -> None:
+        """Writes a line if it is time for one."""
+        states = [str(job.state), *(str(stage.state) for _, stage in stages(job))]
+        if states == self._states and time.monotonic() - self._shown_at < LINE_SECONDS:
+            return
+        self._states, self._shown_at = states, time.monotonic()
+        parts = [f"{job.id} {job.state}"]
+        for name, stage in stages(job):
+            done, total = stage.progress.done, stage.progress.total
+            parts.append(f"{name} {done:,}/{total:,} {UNITS[name]} ({rate_and_eta(stage)})")
+        self.say(" · ".join([*parts, accuracy(job)] if job.measurement else parts))
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._console.print(escape(text))
