@@ -1,0 +1,50 @@
+# Every target that needs .venv makes it first, and again when pyproject.toml or constraints.txt change.
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
+	"$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$each" && break; done)
+VENV := .venv
+STAMP := $(VENV)/.installed
+SOURCES := shared synth_service distiller tests examples
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint types format clean
+
+help:
+	@echo "make demo    set up, then distil a network that reads digits without a digit"
+	@echo "make test    set up, then run the tests"
+	@echo "make lint    ruff: rules and format"
+	@echo "make types   mypy --strict"
+	@echo "make format  rewrite the sources in the project's format"
+	@echo "make clean   remove .venv and everything that was generated"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(VENV)/bin/python || echo "creating $(VENV) with $(PYTHON) ..."
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@echo "installing the requirements; the first time takes some minutes ..."
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+	@echo "$(VENV) is ready"
+
+demo: $(STAMP)
+	@$(VENV)/bin/dfkd demo
+
+test: $(STAMP)
+	@$(VENV)/bin/python -m pytest -q
+
+lint: $(STAMP)
+	@$(VENV)/bin/ruff check $(SOURCES)
+	@$(VENV)/bin/ruff format --check $(SOURCES)
+
+types: $(STAMP)
+	@$(VENV)/bin/mypy shared synth_service distiller
+
+format: $(STAMP)
+	@$(VENV)/bin/ruff check --fix --quiet $(SOURCES)
+	@$(VENV)/bin/ruff format $(SOURCES)
+
+clean:
+	rm -rf $(VENV) dfkd-demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
