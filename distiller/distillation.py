@@ -73,6 +73,7 @@ class Distillation:
         self._turn = turn
         self._spec = spec.distillation
         self._steps = spec.distillation.steps
+        self._warmup_batches = spec.distillation.warmup_batches or 0
         self._synthesis = spec.synthesis
         self.is_lockstep = self._spec.pacing == "lockstep"
         device = choose_device(turn.settings.device)
@@ -130,7 +131,7 @@ class Distillation:
             return self._trainer.step_count < self._steps
         warm = self._spec.batch_size
         if self._synthesis is not None:
-            warm = max(warm, self._spec.warmup_batches * self._synthesis.batch_size)
+            warm = max(warm, self._warmup_batches * self._synthesis.batch_size)
         early_steps = int(self._steps * (1 - self._spec.full_pool_share))
         return self._pool.images_seen >= warm and self._trainer.step_count < early_steps
 
@@ -143,7 +144,7 @@ class Distillation:
             for images in self._source.take(block_seconds=BLOCK_SECONDS):
                 self._pool.add(torch.from_numpy(images))
                 batches = -(-self._pool.images_seen // synthesis.batch_size)
-                after_warmup = max(0, batches - self._spec.warmup_batches)
+                after_warmup = max(0, batches - self._warmup_batches)
                 goal = min(self._steps, after_warmup * self._spec.steps_per_batch)
                 while self._trainer.step_count < goal:
                     self._turn.check()

@@ -200,6 +200,11 @@ class GeneratorSynthesis(SynthesisBase):
     bn_momentum: float = Field(
         0.9, ge=0, lt=1, description="Share of the running average in the matched BatchNorm statistics."
     )
+    match_targets: bool = Field(
+        True,
+        description="Deal the balanced targets of a batch out to the images that the teacher already sees as such. "
+        "Off, as in the paper, most labels of few-step images are not what the teacher sees.",
+    )
     reset_first_layer_at_batch: int | None = Field(
         140, ge=1, description="Batch of a partition before which the generator's first layer is re-initialised once."
     )
@@ -250,7 +255,12 @@ class DistillationSpec(Spec):
         None, ge=1, le=100_000_000, description="Steps in all. Unset: steps_per_batch for each batch after the warm-up."
     )
     steps_per_batch: int = Field(400, ge=1, le=1_000_000, description="Steps for each synthetic batch.")
-    warmup_batches: int = Field(20, ge=0, le=1_000_000, description="Batches that are only collected before step one.")
+    warmup_batches: int | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="Batches that are only collected before step one. Unset: 20, or a tenth of a small job's batches.",
+    )
     pacing: Literal["free", "lockstep"] = Field(
         "free",
         description="`free`: train on what is there while synthesis runs on. `lockstep`: steps_per_batch steps after "
@@ -360,15 +370,20 @@ class JobSpec(Spec):
         if self.synthesis is None:
             if distillation.steps is None:
                 raise invalid("distillation.steps", "is required with `shards`")
+            if distillation.warmup_batches is not None:
+                raise invalid("distillation.warmup_batches", "has no meaning with `shards`; leave it out")
             return self
         batches = self.synthesis.total_batches
-        after_warmup = batches - distillation.warmup_batches
+        warmup = distillation.warmup_batches
+        if warmup is None:
+            warmup = min(20, batches // 10)
+        after_warmup = batches - warmup
         if after_warmup <= 0:
             raise invalid("distillation.warmup_batches", f"must be below the {batches} batches of the job")
         derived = after_warmup * distillation.steps_per_batch
         if distillation.pacing == "lockstep" and distillation.steps not in (None, derived):
             raise invalid("distillation.steps", f"follows from the batches in lockstep ({derived}); leave it out")
-        if distillation.steps is None:
-            # The instance is frozen for everyone else; validation is where it comes to be.
-            object.__setattr__(self, "distillation", distillation.model_copy(update={"steps": derived}))
+        resolved = {"steps": distillation.steps or derived, "warmup_batches": warmup}
+        # The instance is frozen for everyone else; validation is where it comes to be.
+        object.__setattr__(self, "distillation", distillation.model_copy(update=resolved))
         return self

@@ -127,7 +127,7 @@ class Synthesis:
     # -- inversion ------------------------------------------------------------------------------------
 
     def _invert_shard(self, shard: ShardPlan) -> tuple[list[SampleBatch], Mapping[str, float]]:
-        """Makes the batches of one shard; the last may be made whole and kept in part."""
+        """Makes the batches of one shard; a partition's last may be smaller."""
         batches: list[SampleBatch] = []
         losses: Mapping[str, float] = {}
         first, left = shard.first_image, shard.images
@@ -135,26 +135,24 @@ class Synthesis:
             self._turn.check()
             self._use_newest_student()
             started = time.perf_counter()
-            targets = torch.tensor(
-                [self._plan.target(first + place, self._num_classes) for place in range(self._spec.batch_size)]
-            )
-            batch = self._inverter.invert(targets, self._turn.check)
+            count = min(left, self._spec.batch_size)
+            targets = [self._plan.target(first + place, self._num_classes) for place in range(count)]
+            batch = self._inverter.invert(torch.tensor(targets), self._turn.check)
             self._seconds += time.perf_counter() - started
             self._rounds += 1
-            kept = min(left, self._spec.batch_size)
-            batches.append(self._samples(batch, kept))
+            batches.append(self._samples(batch))
             losses = batch.losses
-            first, left = first + kept, left - kept
-            self._images += kept
+            first, left = first + count, left - count
+            self._images += count
             self._turn.progress(self._images)
         return batches, losses
 
-    def _samples(self, batch: SyntheticBatch, kept: int) -> SampleBatch:
+    def _samples(self, batch: SyntheticBatch) -> SampleBatch:
         return SampleBatch(
-            images=batch.images[:kept].numpy(),
-            targets=batch.targets[:kept].numpy(),
-            teacher_top1=batch.teacher_top1[:kept].numpy(),
-            teacher_confidence=batch.teacher_confidence[:kept].numpy(),
+            images=batch.images.numpy(),
+            targets=batch.targets.numpy(),
+            teacher_top1=batch.teacher_top1.numpy(),
+            teacher_confidence=batch.teacher_confidence.numpy(),
             round=self._rounds,
             student_version=self._snapshot.version if self._snapshot else 0,
         )

@@ -62,7 +62,7 @@ class DeepInversionInverter(Inverter):
         scaled.requires_grad_()
         adam = torch.optim.Adam([scaled], lr=self.settings.learning_rate, betas=ADAM_BETAS, fused=True)
         shifts = self._draw_shifts()
-        best = BestImages(targets)
+        best = BestImages()
         for step in range(self.settings.steps):
             check()
             images = scaled / PIXEL_SCALE + 0.5

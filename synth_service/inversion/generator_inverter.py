@@ -109,12 +109,14 @@ class GeneratorInverter(Inverter):
             betas=ADAM_BETAS,
             fused=True,
         )
-        best = BestImages(targets)
-        for _ in range(self.settings.steps):
+        best = BestImages()
+        for step in range(self.settings.steps):
             check()
             with autocast(self.device):
                 images = self.adapted(latents[: len(targets)])
-            evaluation = self.objective(self.augment(images, random), targets)
+            match = self.settings.match_targets and step == 0
+            evaluation = self.objective(self.augment(images, random), targets, match=match)
+            targets = evaluation.targets
             best.add(images, evaluation)
             self.objective.backward(evaluation, [*weights, latents])
             self.learn()

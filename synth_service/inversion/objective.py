@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from shared.devices import autocast, reduced_precision
@@ -57,6 +58,8 @@ class Evaluation:
     """Unweighted scalars."""
     teacher_logits: Tensor
     """(N, num_classes)."""
+    targets: Tensor
+    """(N,) the classes that the one-hot term asked for."""
 
 
 class Objective:
@@ -118,8 +121,11 @@ class Objective:
                 stack.enter_context(self.matching.observing())
             yield
 
-    def __call__(self, views: Tensor, targets: Tensor) -> Evaluation:
-        """Evaluate pixels in [0, 1] (N, C, H, W), as augmented, for their target classes (N,)."""
+    def __call__(self, views: Tensor, targets: Tensor, *, match: bool = False) -> Evaluation:
+        """Evaluate pixels in [0, 1] (N, C, H, W), as augmented, for their target classes (N,).
+
+        With ``match`` the targets are first dealt out anew, see ``match_targets``.
+        """
         normalised = self.normalise(views).contiguous(memory_format=torch.channels_last)
         student_logits = None
         with autocast(self.device):
@@ -135,6 +141,8 @@ class Objective:
             )
         teacher_logits = teacher_logits.to(self.dtype)
 
+        if match:
+            targets = match_targets(teacher_logits.detach(), targets)
         cross_entropy = one_hot(teacher_logits, targets)
         per_image = self.spec.one_hot * cross_entropy
         terms = {"one_hot": cross_entropy.detach().mean()}
@@ -146,7 +154,7 @@ class Objective:
             adversarial = self.disagreement(student_logits, teacher_logits)
             per_image = per_image + self.spec.adversarial * adversarial
             terms["adversarial"] = adversarial.detach().mean()
-        return Evaluation(per_image, terms, teacher_logits.detach())
+        return Evaluation(per_image, terms, teacher_logits.detach(), targets)
 
     def backward(self, evaluation: Evaluation, parameters: list[Tensor]) -> None:
         """Set ``grad`` of these leaves, replacing what was there; no weight gradient of a network is computed.
@@ -176,8 +184,9 @@ class BestImages:
     statistics of the whole batch; and the mean of what is compared is the loss that was minimised.
     """
 
-    def __init__(self, targets: Tensor) -> None:
-        self.targets = targets
+    def __init__(self) -> None:
+        self.targets = torch.empty(0)
+        """(N,) classes that the images were made for."""
         self._lowest: Tensor | None = None
         self._images = self._logits = torch.empty(0)
         self._history: list[dict[str, Tensor]] = []
@@ -191,6 +200,7 @@ class BestImages:
         """One inner step: its pixels (N, C, H, W) and what the objective said of them."""
         images, objective = images.detach(), evaluation.per_image.detach()
         self._history.append(evaluation.terms)
+        self.targets = evaluation.targets
         if self._lowest is None:
             self._lowest, self._images, self._logits = objective, images.clone(), evaluation.teacher_logits
             return
@@ -221,6 +231,28 @@ class BestImages:
                         "and check that the teacher's checkpoint holds finite numbers",
                     )
         return SyntheticBatch(images, targets, top1, confidence, loss_history)
+
+
+def match_targets(teacher_logits: Tensor, targets: Tensor) -> Tensor:
+    """The same targets, dealt out so that each image gets a class that the teacher already leans to.
+
+    Latents are random and say nothing of a class, and a few steps cannot turn an image that looks like a
+    three into a seven. Which image of a batch is to become which class is free, though, so the assignment
+    is the one that maximises the batch's total log-probability; the classes stay as balanced as they were.
+    The host waits for the device once.
+
+    Args:
+        teacher_logits: (N, C) of the first inner step.
+        targets: (N,) int64.
+
+    Returns:
+        (N,) a permutation of ``targets``.
+    """
+    gain = teacher_logits.log_softmax(1)[:, targets].float().nan_to_num()  # (image, target)
+    images, places = linear_sum_assignment(gain.cpu().numpy(), maximize=True)
+    order = torch.empty(len(targets), dtype=torch.int64)
+    order[torch.from_numpy(images)] = torch.from_numpy(places)
+    return targets[order.to(targets.device, non_blocking=True)]
 
 
 @contextmanager

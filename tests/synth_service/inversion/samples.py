@@ -14,7 +14,13 @@ GREY = InputSpec(channels=1, height=16, width=16, mean=(0.3,), std=(0.35,))
 AnySynthesis = FastMetaSynthesis | FastSynthesis | DeepInversionSynthesis
 
 FAST_META = FastMetaSynthesis(
-    batch_size=8, steps=3, latent_dim=6, generator_width=4, reset_first_layer_at_batch=3, adversarial=1.0
+    batch_size=8,
+    steps=3,
+    latent_dim=6,
+    generator_width=4,
+    reset_first_layer_at_batch=3,
+    match_targets=False,
+    adversarial=1.0,
 )
 FAST = FastSynthesis(**FAST_META.model_dump(exclude={"method", "meta_gradient"}))
 REPTILE = FAST_META.model_copy(update={"meta_gradient": "reptile"})

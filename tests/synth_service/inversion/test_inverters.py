@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import UserError
-from shared.specs import AugmentationSpec, InputSpec
+from shared.specs import AugmentationSpec, GeneratorSynthesis, InputSpec
 from synth_service.inversion import Inverter, SyntheticBatch, build_inverter
 from synth_service.inversion.fast_meta import FastMetaInverter
 from synth_service.inversion.generator_inverter import GeneratorInverter
-from synth_service.inversion.objective import BestImages, Evaluation
+from synth_service.inversion.objective import BestImages, Evaluation, match_targets
 from tests.synth_service.inversion.samples import (
     CPU,
     DEEP,
@@ -234,14 +234,35 @@ def test_odd_and_oblong_images_work(spec: AnySynthesis) -> None:
 
 
 def test_the_best_step_is_kept_for_each_image_by_itself() -> None:
-    best = BestImages(torch.tensor([0, 1]))
+    best = BestImages()
     for step, per_image in enumerate([[3.0, 1.0], [2.0, 2.0], [2.5, 0.5]]):
         logits = torch.eye(2).roll(step, 0) * 2
-        evaluation = Evaluation(torch.tensor(per_image), {"bn": torch.tensor(0.0)}, logits)
+        evaluation = Evaluation(torch.tensor(per_image), {"bn": torch.tensor(0.0)}, logits, torch.tensor([0, 1]))
         best.add(torch.full((2, 1, 1, 1), step / 255), evaluation)
     batch = best.fetch(1)
     assert batch.images.flatten().tolist() == [1, 2]
     assert batch.teacher_top1.tolist() == [1, 1]
+
+
+def test_matched_targets_are_the_same_ones_dealt_out_to_the_likeliest_images() -> None:
+    logits = torch.tensor([[0.0, 9.0], [5.0, 0.0], [0.0, 1.0], [4.0, 0.0]])
+    matched = match_targets(logits, torch.tensor([0, 0, 1, 1]))
+    assert matched.tolist() == [1, 0, 1, 0]
+    # Three images lean to class 0, but only two may have it: the one that loses least gives way.
+    matched = match_targets(torch.tensor([[9.0, 0.0], [8.0, 0.0], [0.5, 0.0], [0.0, 9.0]]), torch.tensor([1, 0, 1, 0]))
+    assert matched.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("spec", [FAST_META, FAST, DEEP], ids=["fast-meta", "fast", "deep"])
+def test_matching_keeps_the_classes_balanced_and_the_labels_true_to_the_teacher(spec: GeneratorSynthesis) -> None:
+    matching = inverter_of(spec.model_copy(update={"match_targets": True}))
+    plain = inverter_of(spec)
+    agreed = {}
+    for name, inverter in (("matching", matching), ("plain", plain)):
+        batches = [inverter.invert(targets()) for _ in range(5)]
+        assert all(batch.targets.sort().values.equal(targets().sort().values) for batch in batches)
+        agreed[name] = sum(int((batch.targets == batch.teacher_top1).sum()) for batch in batches)
+    assert agreed["matching"] > agreed["plain"]
 
 
 @every_method
