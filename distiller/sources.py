@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from shared import job_files
 from shared.broker import AnnouncedShard
 from shared.errors import UserError
+from shared.shard_patterns import expand_shards
 from shared.shards import DamagedShard, discard, read_shard
 from shared.storage import PathOutsideStorage, Storage
-from shared.webdataset_reader import expand_shards, iter_samples
+from shared.webdataset_reader import iter_samples
 from shared.worker import Turn
 
 logger = structlog.get_logger()

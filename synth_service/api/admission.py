@@ -4,18 +4,19 @@ The files that it names exist, and the code that it names may be imported. Wheth
 network is for the worker to say: that takes torch.
 """
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from shared.errors import UserError
 from shared.networks.registry import check_factory_allowed
 from shared.settings import Settings
+from shared.shard_patterns import expand_shards
 from shared.specs import JobSpec
 from shared.storage import PathOutsideStorage, Storage
 from synth_service.api.files import is_there
 from synth_service.api.problems import FieldError, Problem
 
-_CHOICES = re.compile(r"\{([^{},.]*)(?:,[^{}]*|\.\.[^{}]*)\}")
-"""One pair of braces in a shard pattern, ``{000..009}`` or ``{a,b}``, and the first thing it stands for."""
+SHARDS_LOOKED_FOR = 1000
+"""Of a longer pattern the worker, which reads every file, notices what is missing later."""
 
 
 def admit(spec: JobSpec, storage: Storage, settings: Settings) -> None:
@@ -42,25 +43,39 @@ def _forbidden_factories(spec: JobSpec, settings: Settings) -> Iterator[tuple[st
 
 
 def _unusable_files(spec: JobSpec, storage: Storage) -> Iterator[tuple[str, str | None, FieldError]]:
-    names = (
+    named = (
         ("teacher.checkpoint", spec.teacher.checkpoint),
         ("student.checkpoint", spec.student.checkpoint if spec.student else None),
+    )
+    patterns = (
         ("shards", spec.shards),
         ("evaluation.shards", spec.evaluation.shards if spec.evaluation else None),
     )
-    for field, name in names:
-        if name is None:
+    for field, name in named:
+        if name is not None:
+            yield from _unusable(field, [name], storage)
+    for field, pattern in patterns:
+        if pattern is None:
             continue
-        # Of several files the first stands for all; the worker reads, and so checks, every one.
-        name = _CHOICES.sub(r"\1", name) if field.endswith("shards") else name
         try:
-            if not is_there(storage, name):
-                hint = f"Copy the file there first: it must lie under {storage.root} as {name}."
-                yield (
-                    "not_found_in_storage",
-                    hint,
-                    FieldError(field=field, message=f"there is no file `{name}` under the storage root {storage.root}"),
-                )
+            names = expand_shards(pattern)
+        except UserError as error:
+            yield error.code, None, FieldError(field=field, message=error.message)
+        else:
+            yield from _unusable(field, names[:SHARDS_LOOKED_FOR], storage)
+
+
+def _unusable(field: str, names: Sequence[str], storage: Storage) -> Iterator[tuple[str, str | None, FieldError]]:
+    """The first of the files that cannot be used, if one cannot."""
+    for name in names:
+        try:
+            if is_there(storage, name):
+                continue
         except PathOutsideStorage as error:
             hint = "Write a path relative to the storage root, such as `teachers/mine.safetensors`."
             yield "path_outside_storage", hint, FieldError(field=field, message=str(error))
+            return
+        hint = f"Copy the file there first: it must lie under {storage.root} as {name}."
+        message = f"there is no file `{name}` under the storage root {storage.root}"
+        yield "not_found_in_storage", hint, FieldError(field=field, message=message)
+        return

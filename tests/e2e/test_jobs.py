@@ -123,6 +123,7 @@ def test_a_job_distils_from_the_dataset_of_another(service: Service, digits: dic
 
     distil_only = {**digits, "shards": f"{job_files.shards(made)}/{manifest.name}"}
     del distil_only["synthesis"]
+    distil_only["distillation"] = {**digits["distillation"], "warmup_batches": None}
     record = service.wait_until_final(service.submit(distil_only))
 
     assert record.state is State.SUCCEEDED, record.error

@@ -10,7 +10,7 @@ import webdataset
 from PIL import Image
 
 from shared.errors import UserError
-from shared.webdataset_reader import UNLABELLED, count_samples, expand_shards, iter_samples
+from shared.webdataset_reader import UNLABELLED, count_samples, iter_samples
 from tests.shared.samples import batch, shard
 
 GREY = np.arange(35, dtype=np.uint8).reshape(5, 7) * 7
@@ -187,25 +187,3 @@ def test_a_missing_tar_is_file_not_found(tmp_path: Path) -> None:
 
 def test_samples_are_counted(tmp_path: Path) -> None:
     assert count_samples(shard(tmp_path, batch(11))[0]) == 11
-
-
-@pytest.mark.parametrize(
-    ("pattern", "names"),
-    [
-        ("a.tar", ["a.tar"]),
-        ("a-{008..011}.tar", ["a-008.tar", "a-009.tar", "a-010.tar", "a-011.tar"]),
-        ("{9..11}", ["9", "10", "11"]),
-        ("{2..0}", ["2", "1", "0"]),
-        ("{train,val}/{0..1}.tar", ["train/0.tar", "train/1.tar", "val/0.tar", "val/1.tar"]),
-        ("x{a}y{}", ["xay"]),
-    ],
-)
-def test_patterns_expand(pattern: str, names: list[str]) -> None:
-    assert expand_shards(pattern) == names
-
-
-@pytest.mark.parametrize("pattern", ["a{0..1", "a}0{", "{a,{b,c}}", "{0..999999999999}", "{0..9999}{0..9999}"])
-def test_bad_and_endless_patterns_are_refused_at_once(pattern: str) -> None:
-    with pytest.raises(UserError) as caught:
-        expand_shards(pattern)
-    assert caught.value.code == "invalid_shard_pattern"
