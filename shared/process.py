@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from shared.broker import Broker
 from shared.devices import choose_device, describe_device, limit_threads
@@ -17,15 +18,14 @@ def run_worker(role: Role, work: Callable[[Turn], None]) -> None:
     settings = Settings()
     configure_logging(settings)
     if settings.redis_url is None:
-        sys.exit("REDIS_URL is not set. Give the address of a Redis or Valkey server, or start all with `dfkd up`.")
+        _give_up("REDIS_URL is not set. Give the address of a Redis or Valkey server, or start all with `dfkd up`.")
     limit_threads(settings.threads)
     try:
         device = choose_device(settings.device)
         broker = Broker(settings.redis_url, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
         storage = Storage(settings.storage)
     except ValueError as error:
-        print(error, file=sys.stderr)  # noqa: T201 -- the last word of a process that cannot start
-        sys.exit(2)
+        _give_up(str(error))
     worker = Worker(
         role,
         work,
@@ -36,3 +36,8 @@ def run_worker(role: Role, work: Callable[[Turn], None]) -> None:
     )
     worker.run()
     broker.close()
+
+
+def _give_up(reason: str) -> NoReturn:
+    print(reason, file=sys.stderr)  # noqa: T201 -- the last word of a process that cannot start
+    sys.exit(2)

@@ -37,6 +37,7 @@ HEARTBEAT_SECONDS = 2.0
 """Longest pause between heartbeats, so that a cancel is heard within it however long the lease is."""
 
 RATE_WINDOW_SECONDS = 20.0
+STOP_POLL_SECONDS = 0.1
 
 
 class WorkerStopping(Exception):
@@ -47,11 +48,34 @@ class TurnYielded(Exception):
     """The worker gives the task back because an older job needs a worker more."""
 
 
+class StopFlag:
+    """Set by a signal handler, asked by everyone. ``threading.Event`` would not do: its lock is not reentrant,
+    so a signal that arrives while the main thread is inside ``wait`` could deadlock in ``set``.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        """Asks to stop."""
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        """Whether stopping was asked for."""
+        return self._is_set
+
+    def wait(self, seconds: float) -> None:
+        """Waits that long, or until stopping is asked for."""
+        until = time.monotonic() + seconds
+        while not self._is_set and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, STOP_POLL_SECONDS))
+
+
 class Turn:
     """One attempt at a task, as the work function sees it."""
 
     def __init__(
-        self, attempt: Attempt, broker: Broker, storage: Storage, settings: Settings, stopping: threading.Event
+        self, attempt: Attempt, broker: Broker, storage: Storage, settings: Settings, stopping: StopFlag
     ) -> None:
         self.attempt = attempt
         self.broker = broker
@@ -157,7 +181,7 @@ class Worker:
         self._storage = storage
         self._settings = settings
         self._describe = describe
-        self._stopping = threading.Event()
+        self._stopping = StopFlag()
 
     def run(self) -> None:
         """Works until a signal arrives."""
