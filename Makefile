@@ -7,11 +7,12 @@ SOURCES := shared synth_service distiller tests examples
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types format clean
+.PHONY: help setup demo test chaos lint types format clean
 
 help:
 	@echo "make demo    set up, then distil a network that reads digits without a digit"
 	@echo "make test    set up, then run the tests"
+	@echo "make chaos   ten minutes of real jobs while everything that can fail does"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy --strict"
 	@echo "make format  rewrite the sources in the project's format"
@@ -33,6 +34,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(VENV)/bin/python -m pytest -q
+
+chaos: $(STAMP)
+	@$(VENV)/bin/python -m tests.chaos --json
 
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check $(SOURCES)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from distiller.evaluation import Evaluation, Evaluator
 from distiller.pool import ImagePool
 from distiller.sources import ExistingDataset, JobShards, dataset_paths
 from distiller.trainer import Trainer
-from shared import job_files
-from shared.broker import StudentSnapshot
+from shared import checkpoints, job_files
+from shared.broker import LeaseLost, StudentSnapshot
 from shared.broker.connection import BLOCK_SECONDS
 from shared.completion import finish
 from shared.devices import choose_device
@@ -53,14 +52,16 @@ def distil(turn: Turn) -> None:
     run = Distillation(turn)
     run.resume()
     try:
-        if run.is_lockstep:
-            run.train_in_lockstep()
-        else:
-            run.train_freely()
+        while True:
+            if run.is_lockstep:
+                run.train_in_lockstep()
+            else:
+                run.train_freely()
+            if run.complete():
+                return
     except WorkerStopping:
         run.save_checkpoint()
         raise
-    run.complete()
 
 
 class Distillation:
@@ -91,6 +92,9 @@ class Distillation:
         self._measured: tuple[int, Evaluation] | None = None
         self._snapshot: StudentSnapshot | None = None
         self._checkpoint_name: str | None = None
+        self._checkpoints_saved = 0
+        self._superseded = checkpoints.SupersededFiles(turn.storage)
+        turn.make_room = self._superseded.delete_due
         self._next_metrics = self._next_checkpoint = time.monotonic()
 
     def _build_evaluator(self, teacher: torch.nn.Module, device: torch.device) -> Evaluator | None:
@@ -137,31 +141,39 @@ class Distillation:
 
     def train_in_lockstep(self) -> None:
         """Trains a fixed number of steps after each shard, then lets synthesis go on."""
-        assert self._synthesis is not None
-        synthesis = self._synthesis
+        self._catch_up()  # a predecessor may have stopped in the middle of a shard's steps
         while not self._source.is_complete:
             self._turn.check()
             for images in self._source.take(block_seconds=BLOCK_SECONDS):
                 self._pool.add(torch.from_numpy(images))
-                batches = -(-self._pool.images_seen // synthesis.batch_size)
-                after_warmup = max(0, batches - self._warmup_batches)
-                goal = min(self._steps, after_warmup * self._spec.steps_per_batch)
-                while self._trainer.step_count < goal:
-                    self._turn.check()
-                    self._burst(goal)
-                if goal:
-                    self._publish_snapshot()
-                self.save_checkpoint()
-                self._tell_consumed()
+                self._catch_up()
+            self._tell_consumed()
+
+    def _catch_up(self) -> None:
+        """Does the steps that the images so far ask for."""
+        assert self._synthesis is not None
+        if not self._pool.images_seen:
+            return
+        batches = -(-self._pool.images_seen // self._synthesis.batch_size)
+        after_warmup = max(0, batches - self._warmup_batches)
+        goal = min(self._steps, after_warmup * self._spec.steps_per_batch)
+        while self._trainer.step_count < goal:
+            self._turn.check()
+            self._burst(goal)
+        if goal:
+            self._publish_snapshot()
+        self.save_checkpoint()
+        self._tell_consumed()
 
     def _take(self, *, block_seconds: float) -> None:
         shards = self._source.shards
         for images in self._source.take(block_seconds=block_seconds):
             self._pool.add(torch.from_numpy(images))
-        if self._source.shards != shards:
+        if self._source.shards != shards or block_seconds:
             self._tell_consumed()
 
     def _tell_consumed(self) -> None:
+        """Lets synthesis go on. Also told when nothing is new, since a crashed server may have forgotten the last."""
         self._turn.broker.streams.consumed(
             self._turn.attempt, shards=self._source.shards, images=self._pool.images_seen
         )
@@ -212,12 +224,18 @@ class Distillation:
         if self._snapshot is not None and self._snapshot.version == version:
             return
         local = self._turn.scratch / "snapshot.safetensors"
-        save_checkpoint(self._student, local, {"step": str(version)})
+        self._turn.persist(lambda: save_checkpoint(self._student, local, {"step": str(version)}))
         name = job_files.snapshot(attempt.job_id, attempt.number, version)
         snapshot = StudentSnapshot(version=version, name=name, sha256=_sha256(local))
-        self._store(local, name, lambda: self._turn.broker.streams.publish_student(attempt, snapshot))
+        self._turn.persist(lambda: self._turn.storage.put_file(local, name, move=True))
+        try:
+            self._turn.broker.streams.publish_student(attempt, snapshot)
+        except LeaseLost:
+            if self._turn.broker.streams.newest_student(attempt.job_id) != snapshot:
+                self._turn.storage.delete(name)
+            raise
         if self._snapshot is not None:
-            self._turn.storage.delete(self._snapshot.name)
+            self._superseded.add(self._snapshot.name)
         self._snapshot = snapshot
 
     # -- checkpoints ----------------------------------------------------------------------------------
@@ -236,35 +254,40 @@ class Distillation:
             "source": self._source.state(),
             "seconds": self._seconds,
         }
-        local = self._turn.scratch / "checkpoint.pt"
-        torch.save(state, local)
-        number = self._trainer.step_count * 1000 + self._source.shards % 1000
-        name = job_files.checkpoint(attempt.job_id, attempt.task, attempt.number, number)
-        pointer = {"name": name, "step": self._trainer.step_count}
-        self._store(local, name, lambda: self._turn.broker.streams.save_checkpoint(attempt, pointer))
-        if self._checkpoint_name not in (None, name):
-            self._turn.storage.delete(self._checkpoint_name)
+        data = checkpoints.encode(state)
+        self._checkpoints_saved += 1
+        name = job_files.checkpoint(attempt.job_id, attempt.task, attempt.number, self._checkpoints_saved)
+        pointer = checkpoints.pointer_to(name, data, step=self._trainer.step_count)
+        self._turn.persist(lambda: self._turn.storage.put_bytes(data, name))
+        try:
+            self._turn.broker.streams.save_checkpoint(attempt, pointer)
+        except LeaseLost:
+            # Refused, unless only the answer to a first sending was lost. Any other error leaves it open.
+            if self._turn.broker.streams.checkpoint(attempt.job_id, attempt.task) != pointer:
+                self._turn.storage.delete(name)
+            raise
+        if self._checkpoint_name is not None:
+            self._superseded.add(self._checkpoint_name)
         self._checkpoint_name = name
         self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
-
-    def _store(self, local: Path, name: str, announce: Callable[[], None]) -> None:
-        """Stores a file and tells of it; a file that nobody may be told of is removed again."""
-        self._turn.storage.put_file(local, name, move=True)
-        try:
-            announce()
-        except Exception:
-            self._turn.storage.delete(name)
-            raise
 
     def resume(self) -> None:
         """Continues where the last attempt's checkpoint is, if there is one."""
         attempt = self._turn.attempt
         pointer = self._turn.broker.streams.checkpoint(attempt.job_id, attempt.task)
-        if pointer is None:
+        newest = self._turn.broker.streams.newest_student(attempt.job_id)
+        used = {pointer["name"] if pointer else None, newest.name if newest else None}
+        prefixes = (
+            job_files.checkpoint_prefix(attempt.job_id, attempt.task),
+            job_files.snapshot_prefix(attempt.job_id),
+        )
+        for name in self._turn.storage.list(job_files.work(attempt.job_id)):
+            if name.startswith(prefixes) and name not in used:
+                self._superseded.add(name)
+        if pointer is None or (state := checkpoints.read(self._turn, pointer)) is None:
+            # From the beginning, or once more from there: the shards are all still to be had.
             return
-        path = self._turn.storage.fetch(pointer["name"], self._turn.scratch)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        self._checkpoint_name = pointer["name"]
+        self._checkpoint_name, self._snapshot = pointer["name"], newest
         for images in self._source.refill(state["source"]):
             self._pool.add(torch.from_numpy(images))
         self._trainer.load_state_dict(state["trainer"])
@@ -273,23 +296,21 @@ class Distillation:
         self._seconds = state["seconds"]
         self._turn.progress(self._trainer.step_count)
         logger.info("resumed", step=self._trainer.step_count, images=len(self._pool))
-        if self.is_lockstep:
-            # The attempt before may have ended between its checkpoint and telling of it.
-            if self._trainer.step_count:
-                self._publish_snapshot()
+        if not self.is_lockstep:
             self._tell_consumed()
 
     # -- the end --------------------------------------------------------------------------------------
 
-    def complete(self) -> None:
-        """Measures and writes the student, and ends the task."""
+    def complete(self) -> bool:
+        """Measures and writes the student, and ends the task. False when shards have to be waited for again."""
         turn, attempt = self._turn, self._turn.attempt
         found = self._measure()
         local = turn.scratch / "student.safetensors"
-        save_checkpoint(self._student, local, {"job": attempt.job_id, "step": str(self._trainer.step_count)})
+        described = {"job": attempt.job_id, "step": str(self._trainer.step_count)}
+        turn.persist(lambda: save_checkpoint(self._student, local, described))
         sha256 = _sha256(local)
         turn.broker.leases.renew(attempt, done=self._trainer.step_count)
-        turn.storage.put_file(local, job_files.student(attempt.job_id), move=True)
+        turn.persist(lambda: turn.storage.put_file(local, job_files.student(attempt.job_id), move=True))
         measured: dict[str, Any] = {
             "kd_steps": self._trainer.step_count,
             "kd_seconds": round(self._seconds, 3),
@@ -303,7 +324,10 @@ class Distillation:
                 "student_top1": found.student_top1,
                 "agreement": found.agreement,
             }
-        finish(turn, measured)
+        if finish(turn, measured):
+            return True
+        self._source.reopen()
+        return False
 
 
 def _sha256(path: Path) -> str:

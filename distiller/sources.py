@@ -9,19 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import structlog
 from numpy.typing import NDArray
 
-from shared import job_files
 from shared.broker import AnnouncedShard
+from shared.damage import fetched, set_aside
 from shared.errors import UserError
 from shared.shard_patterns import expand_shards
-from shared.shards import DamagedShard, discard, read_shard
+from shared.shards import DamagedShard, read_shard
 from shared.storage import PathOutsideStorage, Storage
 from shared.webdataset_reader import iter_samples
 from shared.worker import Turn
-
-logger = structlog.get_logger()
 
 START = "0"
 READ_AHEAD = 8
@@ -39,17 +36,19 @@ class JobShards:
         self._job_id = turn.attempt.job_id
         self.position = START
         self.shards = 0
-        """Shards taken, damaged ones included: what the announcer counts against."""
+        """Shards taken that count: what the announcer counts against."""
         self.is_complete = False
         """Whether every image of the job has been handed out."""
 
     def refill(self, state: dict[str, Any]) -> Iterator[NDArray[Any]]:
         """Images of the shards up to a saved position, oldest first."""
-        self.position, self.shards = state["position"], state["shards"]
+        self.position = state["position"]
         for shard in self._turn.broker.streams.shards_until(self._job_id, self.position):
             self._turn.check()
-            images = self._read(shard)
+            images = self._read(shard, consumed=True)
             if images is not None:
+                # Counted anew: a shard may have been set aside since the position was saved.
+                self.shards += 1
                 yield images
 
     def take(self, *, block_seconds: float) -> Iterator[NDArray[Any]]:
@@ -63,45 +62,29 @@ class JobShards:
         self.is_complete = had_ended and not announced
         for shard in announced:
             self._turn.check()
-            images = self._read(shard)
+            images = self._read(shard, consumed=False)
             self.position = shard.position
-            self.shards += 1
             if images is not None:
+                self.shards += 1
                 yield images
+
+    def reopen(self) -> None:
+        """Shards that were taken have been set aside since, and others will come in their place."""
+        self.is_complete = False
+        self.shards = self._turn.broker.jobs.shards_consumed(self._job_id)
 
     def state(self) -> dict[str, Any]:
         """Position to continue from."""
-        return {"position": self.position, "shards": self.shards}
+        return {"position": self.position}
 
-    def _read(self, shard: AnnouncedShard) -> NDArray[Any] | None:
+    def _read(self, shard: AnnouncedShard, *, consumed: bool) -> NDArray[Any] | None:
         """A verified shard's images, or None when it had to be set aside."""
-        turn, manifest = self._turn, shard.manifest
-        name = f"{job_files.shards(self._job_id)}/{manifest.name}"
         try:
-            try:
-                path = turn.storage.fetch(name, turn.scratch)
-            except FileNotFoundError:
-                raise DamagedShard("missing", f"{manifest.name} is missing") from None
-            images = read_shard(path, manifest).images
-            if turn.storage.local_path(name) is None:
-                path.unlink(missing_ok=True)
+            with fetched(self._turn, shard) as path:
+                return read_shard(path, shard.manifest).images
         except DamagedShard as damage:
-            self._set_aside(shard, damage)
+            set_aside(self._turn, shard, damage, consumed=consumed)
             return None
-        return images
-
-    def _set_aside(self, shard: AnnouncedShard, damage: DamagedShard) -> None:
-        turn = self._turn
-        logger.warning("shard_damaged", shard=shard.manifest.name, reason=damage.reason)
-        damaged = turn.broker.streams.set_aside(turn.attempt, shard, damage.reason)
-        discard(turn.storage, job_files.shards(self._job_id), shard.manifest)
-        limit = turn.settings.max_damaged_shards
-        if damaged > limit:
-            message = (
-                f"{damaged} shards were damaged between writing and reading, the last because of {damage}; the limit "
-                f"is {limit} (DFKD_MAX_DAMAGED_SHARDS). Check the storage."
-            )
-            raise UserError("too_many_damaged_shards", message)
 
 
 class ExistingDataset:
@@ -112,6 +95,10 @@ class ExistingDataset:
         self._pattern = pattern
         self.shards = 0
         self.is_complete = False
+
+    def reopen(self) -> None:
+        """Never needed: nobody but the client is in charge of these files."""
+        raise AssertionError("a job that only distils owes no shards")
 
     def refill(self, _: dict[str, Any]) -> Iterator[NDArray[Any]]:
         """The whole dataset: it is all there at any time."""

@@ -161,6 +161,10 @@ class Client:
         """Asks a job to stop."""
         return self._record(self._send("POST", _path("jobs", job_id, "cancel")))
 
+    def delete(self, job_id: str) -> None:
+        """Removes a finished job and everything it made."""
+        self._send("DELETE", _path("jobs", job_id))
+
     def shards(self, job_id: str) -> list[ShardManifest]:
         """Manifests of the shards that were announced so far, all pages of them."""
         manifests: list[ShardManifest] = []

@@ -1,7 +1,9 @@
 """The end of a job: whoever finishes the last task completes the output folder.
 
-The broker says who is last before the task counts as finished, so a crash in the middle leaves a task that
-is claimed again and completes the folder once more; every step here can be repeated.
+Every shard is compared with its manifest once more before the folder counts as complete: one that was damaged
+after the distiller had read it, or that no distiller ever read, is made again as well. The broker says who is
+last before the task counts as finished, so a crash in the middle leaves a task that is claimed again and
+completes the folder once more; every step here can be repeated.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import json
 from typing import Any
 
 from shared import job_files
+from shared.damage import verify_all
 from shared.dataset_folder import remove_unlisted, write_dataset_card, write_index
-from shared.jobs import tasks_of
+from shared.jobs import Role, tasks_of
 from shared.picture_grid import write_grid
 from shared.worker import Turn
 
@@ -24,12 +27,14 @@ def finish(turn: Turn, measured: dict[str, Any]) -> bool:
         measured: what goes into the job's result beside what synthesis says.
 
     Returns:
-        False when shards that were set aside must be made again first.
+        False when shards that were set aside must be made again first; the turn then goes on.
     """
     leases = turn.broker.leases
     answer = leases.finish(turn.attempt)
     if answer == "last":
-        result = _complete_folder(turn, measured)
+        if not verify_all(turn, consumed=turn.attempt.task.role is Role.DISTILLATION):
+            return False
+        result = turn.persist(lambda: _complete_folder(turn, measured))
         answer = leases.finish(turn.attempt, folder_completed=True, result=result)
         if answer == "ok":
             turn.storage.delete_tree(job_files.work(turn.attempt.job_id))
@@ -53,6 +58,7 @@ def _complete_folder(turn: Turn, measured: dict[str, Any]) -> dict[str, Any]:
             "synthesis_images_per_second": round(images / seconds, 3) if seconds else None,
             "grid": job_files.grid(job_id),
         }
+        turn.broker.leases.renew(turn.attempt)  # only whoever still has the task may remove anything
         remove_unlisted(storage, folder, manifests)
         write_grid(storage, folder, manifests, turn.scratch)
         write_index(storage, folder, manifests, name=turn.spec.name or job_id)

@@ -15,6 +15,11 @@ from pathlib import Path
 TEMPORARY_PREFIX = ".tmp-"
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk or a quota is full: it passes once somebody makes room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def temporary_name() -> str:
     """A fresh file name that marks an unfinished file."""
     return f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"

@@ -39,9 +39,19 @@ def work(job_id: str) -> str:
 
 def checkpoint(job_id: str, task: Task, attempt: int, number: int) -> str:
     """A worker's checkpoint. The attempt keeps a paused worker from overwriting its successor's."""
-    return f"{work(job_id)}/{task.role}-{task.partition:02d}-{attempt:02d}-{number:09d}.pt"
+    return f"{checkpoint_prefix(job_id, task)}{attempt:02d}-{number:09d}.pt"
+
+
+def checkpoint_prefix(job_id: str, task: Task) -> str:
+    """With what the names of all checkpoints of a task begin."""
+    return f"{work(job_id)}/{task.role}-{task.partition:02d}-"
 
 
 def snapshot(job_id: str, attempt: int, version: int) -> str:
     """A student snapshot for the adversarial term."""
-    return f"{work(job_id)}/student-{attempt:02d}-{version:09d}.safetensors"
+    return f"{snapshot_prefix(job_id)}{attempt:02d}-{version:09d}.safetensors"
+
+
+def snapshot_prefix(job_id: str) -> str:
+    """With what the names of all student snapshots of a job begin."""
+    return f"{work(job_id)}/student-"

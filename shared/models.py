@@ -64,7 +64,8 @@ class Models:
             if hashlib.sha256(path.read_bytes()).hexdigest() != snapshot.sha256:
                 return False
             load_checkpoint(network, path, field="student snapshot")
-        except FileNotFoundError:
+        except (FileNotFoundError, UserError):
+            # The content was right a moment ago, so what is refused here is a file that went meanwhile.
             return False
         self._discard_copy(path, snapshot.name)
         return True

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections import deque
@@ -19,14 +18,17 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 import structlog
 
 from shared.broker import Attempt, Broker, JobStopped, LeaseLost
+from shared.durable_files import is_full
 from shared.errors import UserError
 from shared.jobs import JobError, JobRecord, Role
+from shared.retention import SWEEP_SECONDS, sweep
+from shared.scratch import Scratch
 from shared.settings import Settings
 from shared.specs import JobSpec
 from shared.storage import Storage
@@ -39,13 +41,33 @@ HEARTBEAT_SECONDS = 2.0
 RATE_WINDOW_SECONDS = 20.0
 STOP_POLL_SECONDS = 0.1
 
+STOP_SECONDS = 9.0
+"""Time to leave after SIGTERM. Whoever cannot make it (a server that hangs, a slow disk) goes as it stands: the
+lease expires and a successor goes on from the last checkpoint."""
+
+UNREACHABLE_SECONDS = 4.0
+"""How much of it may be spent on a server that does not answer."""
+
+LONGEST_PAUSE_SECONDS = 10.0
+
+Result = TypeVar("Result")
+
 
 class WorkerStopping(Exception):
     """This process was asked to end (SIGTERM, SIGINT); the task goes back to the queue."""
 
 
 class TurnYielded(Exception):
-    """The worker gives the task back because an older job needs a worker more."""
+    """The worker gives the task back because another one may need a worker more.
+
+    Args:
+        reason: for the event.
+        is_older: that one is older; if not, the worker looks behind this task for the next.
+    """
+
+    def __init__(self, reason: str, *, is_older: bool) -> None:
+        super().__init__(reason)
+        self.is_older = is_older
 
 
 class StopFlag:
@@ -81,26 +103,33 @@ class Turn:
         self.broker = broker
         self.storage = storage
         self.settings = settings
-        self.record: JobRecord = broker.jobs.get(attempt.job_id)
+        try:
+            self.record: JobRecord = broker.jobs.get(attempt.job_id)
+        except KeyError:
+            raise LeaseLost(attempt) from None
         self.spec: JobSpec = _parse(self.record)
         self._stopping = stopping
         self._verdict: Exception | None = None
         self._done: int | None = None
         self._marks: deque[tuple[float, int]] = deque()
         self._ended = threading.Event()
-        self._scratch = tempfile.TemporaryDirectory(prefix="dfkd-")
-        self.scratch = Path(self._scratch.name)
+        self._is_full = False
+        self.make_room: Callable[[], None] = lambda: None
+        """Called while the storage is full; the work may set it to what deletes files it can do without."""
+        self._scratch = Scratch()
+        self.scratch: Path = self._scratch.path
         """A local folder that goes with the turn."""
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Turn:
+        """Starts the heartbeat."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._scratch.cleanup()
+        self._scratch.close()
 
     def check(self) -> None:
         """Raises LeaseLost, JobStopped or WorkerStopping when the work should end; costs no round trip."""
@@ -121,6 +150,36 @@ class Turn:
     def report(self, event: str = "", data: Mapping[str, Any] | None = None, **more: Any) -> None:
         """``Streams.report`` for this attempt."""
         self.broker.streams.report(self.attempt, event, data, **more)
+
+    def persist(self, write: Callable[[], Result]) -> Result:
+        """Calls ``write`` until the storage has room for it, and tells the job what holds it up.
+
+        Waiting costs no attempt: nothing that was made is lost, and a cancel ends it. Raises as ``check``.
+        """
+        pause = 0.5
+        while True:
+            try:
+                result = write()
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                self.storage_is_full(error)
+            else:
+                self._is_full = False
+                return result
+            self.pause(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def storage_is_full(self, error: OSError) -> None:
+        """Makes what room there is to be made and tells once that the work waits for more."""
+        self.make_room()
+        if not self._is_full:
+            self._is_full = True
+            message = f"the storage or the temporary folder is full ({error}); the work goes on once there is room"
+            logger.warning("storage_full", error=str(error))
+            told = JobError(code="storage_full", message=message, stage=self.attempt.task.role)
+            self.broker.streams.show_error(self.attempt, told)
+            self.report("storage_full", {"message": message})
 
     def _beat(self) -> None:
         interval = min(self.broker.leases.lease_seconds / 4, HEARTBEAT_SECONDS)
@@ -182,6 +241,8 @@ class Worker:
         self._settings = settings
         self._describe = describe
         self._stopping = StopFlag()
+        self._pass_over: str | None = None
+        self._next_sweep = time.monotonic()
 
     def run(self) -> None:
         """Works until a signal arrives."""
@@ -192,19 +253,35 @@ class Worker:
             with suppress(redis.RedisError):
                 self._register("")
             try:
-                attempt = self._broker.leases.claim(self.role, self.name)
+                attempt = self._broker.leases.claim(self.role, self.name, after=self._pass_over)
+                self._pass_over = None
             except redis.RedisError as error:
                 logger.warning("claim_failed", error=str(error))
                 self._stopping.wait(1.0)
                 continue
             if attempt is not None:
                 self._take(attempt)
+            elif time.monotonic() >= self._next_sweep:
+                self._sweep()
         with suppress(redis.RedisError):
             self._broker.streams.forget_worker(self.name)
         logger.info("worker_stopped", worker=self.name)
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
-        self._stopping.set()
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._broker.hurry(UNREACHABLE_SECONDS)
+            # A timer thread would need locks that the interrupted code may hold.
+            signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+            signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS)
+
+    def _sweep(self) -> None:
+        self._next_sweep = time.monotonic() + SWEEP_SECONDS
+        try:
+            if self._broker.retention.may_sweep(SWEEP_SECONDS):
+                sweep(self._broker, self._storage)
+        except (redis.RedisError, OSError) as error:
+            logger.warning("sweep_failed", error=str(error))
 
     def _register(self, job_id: str) -> None:
         fields = {"role": str(self.role), "pid": os.getpid(), "job": job_id, "at": time.time(), **self._describe()}
@@ -244,11 +321,18 @@ class Worker:
             leases.release(attempt, "worker stopping")
         except TurnYielded as reason:
             logger.info("turn_yielded", reason=str(reason))
-            leases.release(attempt, str(reason))
+            leases.release(attempt, str(reason), let_others_pass=True)
+            self._pass_over = None if reason.is_older else attempt.entry
         except UserError as error:
             logger.warning("job_failed", code=error.code, error=error.message)
             leases.fail(attempt, error)
         except Exception as error:
+            if is_full(error):
+                # Nobody's fault, so it costs no attempt; where the work itself can wait for room, it does.
+                logger.warning("storage_full", error=str(error))
+                leases.release(attempt, f"storage full: {error}")
+                self._stopping.wait(LONGEST_PAUSE_SECONDS / 2)
+                return
             logger.exception("attempt_failed")
             described = f"{type(error).__name__}: {error}"[:2000]
             leases.retry(attempt, JobError(code="internal_error", message=described, stage=attempt.task.role))

@@ -15,11 +15,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from shared.durable_files import is_full
 from shared.manifests import ImageFormat, ShardManifest
 from shared.shards import SampleBatch, seal, write_shard
 from shared.storage import Storage
 
 Payload = TypeVar("Payload")
+
+WAIT_SECONDS = 0.2
+"""How long the caller waits before ``on_wait`` is called."""
+
+FULL_RETRY_SECONDS = 1.0
 
 
 class ShardWriter(Generic[Payload]):
@@ -32,6 +38,8 @@ class ShardWriter(Generic[Payload]):
         job, partition, attempt: whose shards these are.
         image_format: of the image members.
         max_waiting: shards that may wait for the thread; ``submit`` blocks beyond. Bounds the memory.
+        on_wait: called now and then in the caller's thread while that waits for the writer, with the error of a
+            full storage while the writer itself waits for room; what it raises ends the wait.
         clock: seconds since the epoch, for the manifests.
     """
 
@@ -46,6 +54,7 @@ class ShardWriter(Generic[Payload]):
         attempt: int,
         image_format: ImageFormat,
         max_waiting: int = 2,
+        on_wait: Callable[[OSError | None], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._storage = storage
@@ -55,7 +64,9 @@ class ShardWriter(Generic[Payload]):
         self._partition = partition
         self._attempt = attempt
         self._image_format = image_format
+        self._on_wait = on_wait
         self._clock = clock
+        self._full: OSError | None = None
         self._waiting: queue.Queue[tuple[int, int, Sequence[SampleBatch], Payload] | None] = queue.Queue(max_waiting)
         self._sealed: queue.SimpleQueue[tuple[ShardManifest, Payload] | BaseException] = queue.SimpleQueue()
         self._unsealed = 0
@@ -81,7 +92,16 @@ class ShardWriter(Generic[Payload]):
         if not self._thread.is_alive():
             raise RuntimeError("the shard writer is closed")
         self._unsealed += 1
-        self._waiting.put((index, first_image, batches, payload))
+        while True:
+            try:
+                return self._waiting.put((index, first_image, batches, payload), timeout=WAIT_SECONDS)
+            except queue.Full:
+                self._on_wait(self._full)
+
+    @property
+    def pending(self) -> int:
+        """Shards that were submitted and that ``sealed`` has not yielded yet."""
+        return self._unsealed
 
     def sealed(self, *, block: bool = False) -> Iterator[tuple[ShardManifest, Payload]]:
         """The shards that were sealed since the last call, in the order of ``submit``.
@@ -94,9 +114,12 @@ class ShardWriter(Generic[Payload]):
         """
         while self._unsealed:
             try:
-                result = self._sealed.get(block=block)
+                result = self._sealed.get(block=block, timeout=WAIT_SECONDS)
             except queue.Empty:
-                return
+                if not block:
+                    return
+                self._on_wait(self._full)
+                continue
             if isinstance(result, BaseException):
                 self._sealed.put(result)  # nothing follows an error, so the next call meets it again
                 raise result
@@ -130,10 +153,25 @@ class ShardWriter(Generic[Payload]):
             if self._failure is not None or self._abandoned.is_set():
                 continue
             try:
-                self._sealed.put(self._write(*shard))
+                self._sealed.put(self._write_when_there_is_room(*shard))
             except BaseException as error:
                 self._failure = error
                 self._sealed.put(error)
+
+    def _write_when_there_is_room(
+        self, index: int, first_image: int, batches: Sequence[SampleBatch], payload: Payload
+    ) -> tuple[ShardManifest, Payload]:
+        """Tries again while the storage is full: what was made by hours of work must not be lost to that."""
+        while True:
+            try:
+                sealed = self._write(index, first_image, batches, payload)
+            except OSError as error:
+                if not is_full(error) or self._abandoned.wait(FULL_RETRY_SECONDS):
+                    raise
+                self._full = error
+            else:
+                self._full = None
+                return sealed
 
     def _write(
         self, index: int, first_image: int, batches: Sequence[SampleBatch], payload: Payload

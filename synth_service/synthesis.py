@@ -8,7 +8,6 @@ student has been trained on the shard before.
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from dataclasses import dataclass
 import structlog
 import torch
 
-from shared import job_files
-from shared.broker import StudentSnapshot
+from shared import checkpoints, job_files
+from shared.broker import Backlog, LeaseLost, StudentSnapshot
 from shared.completion import finish
 from shared.devices import choose_device
-from shared.jobs import Role
 from shared.manifests import ShardManifest
 from shared.models import Models
 from shared.shards import SampleBatch, discard
@@ -33,6 +31,9 @@ from synth_service.shard_writer import ShardWriter
 logger = structlog.get_logger()
 
 BACKLOG_POLL_SECONDS = 0.1
+
+YIELD_SECONDS = 30.0
+"""How long synthesis waits for a job's first distiller before another task, though newer, gets the worker."""
 
 
 def synthesise(turn: Turn) -> None:
@@ -92,15 +93,29 @@ class Synthesis:
         self._seconds = 0.0
         self._images = position.images
         self._folder = job_files.shards(turn.attempt.job_id)
+        self._superseded = checkpoints.SupersededFiles(turn.storage, self._left_over())
+        turn.make_room = self._superseded.delete_due
+
+    def _left_over(self) -> list[str]:
+        """Checkpoints of earlier attempts but the one to continue from."""
+        prefix = job_files.checkpoint_prefix(self._turn.attempt.job_id, self._task)
+        current = self._checkpoint["name"] if self._checkpoint else None
+        names = self._turn.storage.list(job_files.work(self._turn.attempt.job_id))
+        return [name for name in names if name.startswith(prefix) and name != current]
 
     def resume(self) -> None:
         """Continues after the last announced shard, if there is one."""
         if self._checkpoint is None:
             return
-        state = self._turn.storage.read_bytes(self._checkpoint["name"])
-        self._inverter.load_state_dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
         self._rounds = self._checkpoint["rounds"]
         self._seconds = self._checkpoint["synthesis_seconds"]
+        state = checkpoints.read(self._turn, self._checkpoint)
+        if state is None:
+            # Images are still due, and nobody has the generator any more. A fresh one makes them, with other
+            # random numbers than those of the rounds that are done.
+            self._inverter.rounds = self._rounds
+        else:
+            self._inverter.load_state_dict(state)
         logger.info("resumed", rounds=self._rounds, images=self._images)
 
     def make_planned_shards(self) -> None:
@@ -114,15 +129,22 @@ class Synthesis:
             partition=self._task.partition,
             attempt=attempt.number,
             image_format=self._spec.image_format,
+            on_wait=self._while_waiting,
         ) as writer:
             while (shard := self._plan.next_shard()) is not None:
                 self._wait_for_distiller(writer)
                 batches, losses = self._invert_shard(shard)
-                end = ShardEnd(self._state(), self._rounds, self._seconds, losses)
+                end = ShardEnd(checkpoints.encode(self._inverter.state_dict()), self._rounds, self._seconds, losses)
                 writer.submit(shard.index, shard.first_image, batches, end)
                 self._announce_sealed(writer)
             self._announce_sealed(writer, wait=True)
         self._plan.refresh(turn.broker.streams.synthesis_position(attempt.job_id, self._task))
+
+    def _while_waiting(self, full: OSError | None) -> None:
+        """Called by the writer while it is waited for; ``full`` says that it waits for room itself."""
+        self._turn.check()
+        if full is not None:
+            self._turn.storage_is_full(full)
 
     # -- inversion ------------------------------------------------------------------------------------
 
@@ -169,11 +191,6 @@ class Synthesis:
 
     # -- shards ---------------------------------------------------------------------------------------
 
-    def _state(self) -> bytes:
-        buffer = io.BytesIO()
-        torch.save(self._inverter.state_dict(), buffer)
-        return buffer.getvalue()
-
     def _announce_sealed(self, writer: ShardWriter[ShardEnd], *, wait: bool = False) -> None:
         """Announces what is sealed; with ``wait``, everything that was submitted."""
         for manifest, end in writer.sealed(block=wait):
@@ -182,16 +199,18 @@ class Synthesis:
     def _announce(self, manifest: ShardManifest, end: ShardEnd) -> None:
         turn, attempt = self._turn, self._turn.attempt
         name = job_files.checkpoint(attempt.job_id, self._task, attempt.number, manifest.index)
-        turn.storage.put_bytes(end.state, name)
-        checkpoint = {"name": name, "rounds": end.rounds, "synthesis_seconds": end.seconds}
+        turn.persist(lambda: turn.storage.put_bytes(end.state, name))
+        checkpoint = checkpoints.pointer_to(name, end.state, rounds=end.rounds, synthesis_seconds=end.seconds)
         try:
             turn.broker.streams.announce(attempt, manifest, checkpoint)
-        except Exception:
-            turn.storage.delete(name)
-            discard(turn.storage, self._folder, manifest)
+        except LeaseLost:
+            # Any other error leaves open whether the shard counts, so the files stay until the job ends.
+            if not turn.broker.streams.is_announced(manifest):
+                turn.storage.delete(name)
+                discard(turn.storage, self._folder, manifest)
             raise
         if self._checkpoint is not None:
-            turn.storage.delete(self._checkpoint["name"])
+            self._superseded.add(self._checkpoint["name"])
         self._checkpoint = checkpoint
         turn.report(step=end.rounds, metrics=end.losses)
 
@@ -202,19 +221,54 @@ class Synthesis:
         if self._is_lockstep:
             self._announce_sealed(writer, wait=True)
         waited = False
+        patience = YieldRule(self._turn)
         while True:
             self._turn.check()
             self._announce_sealed(writer)
             backlog = self._turn.broker.streams.backlog(self._turn.attempt.job_id)
-            if backlog.shards < self._max_backlog:
+            ahead = backlog.shards + writer.pending
+            if ahead < self._max_backlog:
                 break
-            if not backlog.has_distiller and self._turn.broker.leases.has_expired(Role.SYNTHESIS):
-                # The distillers may all wait for an older job's shards, and this worker may be the only one left.
+            if patience.is_over(backlog):
                 self._announce_sealed(writer, wait=True)
-                raise TurnYielded("no distiller for this job yet, and an older task waits for a worker")
+                raise TurnYielded("no distiller for this job, and another task waits", is_older=patience.is_older)
             if not waited and not self._is_lockstep:
                 waited = True
-                self._turn.report("synthesis_paused", {"backlog": backlog.shards})
+                self._turn.report("synthesis_paused", {"backlog": ahead})
             self._turn.pause(BACKLOG_POLL_SECONDS)
         if waited:
-            self._turn.report("synthesis_resumed", {"backlog": backlog.shards})
+            self._turn.report("synthesis_resumed", {"backlog": ahead})
+
+
+class YieldRule:
+    """When a worker that waits for a distiller lets another task have its place.
+
+    All distillers may be waiting for shards of other jobs, and this worker may be the only one that can make
+    them: because a worker of an older job vanished (then it yields at once), or because a shard of a job whose
+    synthesis had ended was damaged and is to be made again (then that task is new in the queue).
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._heartbeat: str | None = None
+        self._heard_at = self._started_at = time.monotonic()
+        self._next_look = 0.0
+        self.is_older = False
+        """Whether the task that is let pass is older than this one."""
+
+    def is_over(self, backlog: Backlog) -> bool:
+        """Whether to yield now. Asks the server once a second."""
+        moment = time.monotonic()
+        leases = self._turn.broker.leases
+        if backlog.distiller_heartbeat != self._heartbeat:
+            self._heartbeat, self._heard_at = backlog.distiller_heartbeat, moment
+        # A distiller that fell silent is none, though its task is still said to run until another takes it.
+        if backlog.has_distiller and moment - self._heard_at < 2 * leases.lease_seconds:
+            self._started_at = moment
+            return False
+        if moment < self._next_look:
+            return False
+        self._next_look = moment + 1.0
+        self.is_older = leases.has_waiting(self._turn.attempt, only_older=True)
+        is_late = moment - self._started_at > YIELD_SECONDS
+        return self.is_older or (is_late and leases.has_waiting(self._turn.attempt, only_older=False))

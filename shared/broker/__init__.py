@@ -1,15 +1,16 @@
 """Everything that goes through Redis; the only package that names a Redis key.
 
 ``Broker`` is the way in. ``jobs`` is the client's side (create, read, list, cancel), ``leases`` the
-worker's (claim, renew, give back, finish) and ``streams`` what flows while a job runs (shards, student
-snapshots, events, metrics). State lives in one hash per job; queue entries only point to it. Only commands
-that both Redis 6.2 and Valkey have are used. All keys of a script are passed to it, but they hash to
-different slots: one server or a primary with replicas, not a cluster.
+worker's (claim, renew, give back, finish), ``streams`` what flows while a job runs (shards, student
+snapshots, events, metrics) and ``retention`` how jobs leave. State lives in one hash per job; queue entries
+only point to it. Only commands that both Redis 6.2 and Valkey have are used. All keys of a script are passed
+to it, but they hash to different slots: one server or a primary with replicas, not a cluster.
 """
 
-from shared.broker.connection import SOCKET_TIMEOUT_SECONDS, WORKER_PATIENCE_RETRIES, Client, connect
+from shared.broker.connection import SOCKET_TIMEOUT_SECONDS, WORKER_PATIENCE_RETRIES, Client, Patience, connect
 from shared.broker.jobs import IdempotencyConflict, JobFinished, Jobs, QueueFull
 from shared.broker.leases import Attempt, JobStopped, LeaseLost, Leases
+from shared.broker.retention import JobUnfinished, Retention
 from shared.broker.streams import AnnouncedShard, Backlog, Streams, StudentSnapshot, SynthesisPosition
 
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "IdempotencyConflict",
     "JobFinished",
     "JobStopped",
+    "JobUnfinished",
     "Jobs",
     "LeaseLost",
     "Leases",
     "QueueFull",
+    "Retention",
     "Streams",
     "StudentSnapshot",
     "SynthesisPosition",
@@ -31,7 +34,7 @@ __all__ = [
 
 
 class Broker:
-    """One connection pool and the three views of what is behind it.
+    """One connection pool and the four views of what is behind it.
 
     Args:
         url: redis:// or rediss:// address.
@@ -50,10 +53,16 @@ class Broker:
         retries: int = WORKER_PATIENCE_RETRIES,
         timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
     ) -> None:
-        self.redis: Client = connect(url, retries=retries, timeout_seconds=timeout_seconds)
+        self._patience = Patience()
+        self.redis: Client = connect(url, retries=retries, timeout_seconds=timeout_seconds, patience=self._patience)
         self.jobs = Jobs(self.redis)
         self.leases = Leases(self.redis, lease_seconds=lease_seconds, max_attempts=max_attempts)
         self.streams = Streams(self.redis)
+        self.retention = Retention(self.redis)
+
+    def hurry(self, seconds: float) -> None:
+        """Waits no longer than this for a server that does not answer, now that the process is to end."""
+        self._patience.hurry(seconds)
 
     def close(self) -> None:
         """Closes the connections."""

@@ -176,6 +176,10 @@ class Jobs:
         partitions = self.get(job_id).stages.synthesis
         return partitions is None or partitions.state is State.SUCCEEDED
 
+    def shards_consumed(self, job_id: str) -> int:
+        """Shards that the distiller has taken and that still count."""
+        return int(self._redis.hget(keys.job(job_id), "shards_consumed") or 0)
+
     def queue_depths(self) -> dict[Role, int]:
         """Entries of each queue that wait or are being worked on."""
         return {role: self._redis.xlen(keys.queue(role)) for role in Role}

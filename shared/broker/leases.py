@@ -19,7 +19,8 @@ from shared.broker.scripts import Script
 from shared.errors import UserError
 from shared.jobs import JobError, Role, Task
 
-# ARGV: 3 worker, 4 entry, 5 most failures in a row, 6 message of a vanished worker, 7 seconds of the lease.
+# ARGV: 3 worker, 4 entry, 5 most failures in a row, 6 message of a vanished worker,
+# 7 seconds of silence that make it one.
 _START = Script("""
 local function gone()
   redis.call('XACK', queue_of(task), GROUP, ARGV[4])
@@ -232,7 +233,17 @@ class Leases:
             f"{self._max_attempts} workers in a row vanished while working on {task}, the last being silent for over "
             f"{self.lease_seconds:g} s. Look at the workers' logs; running out of memory is the usual cause."
         )
-        number = _START(self._redis, keys.of_job(job_id), str(task), token, worker, entry, self._max_attempts, message, self.lease_seconds)
+        number = _START(
+            self._redis,
+            keys.of_job(job_id),
+            str(task),
+            token,
+            worker,
+            entry,
+            self._max_attempts,
+            message,
+            0.9 * self.lease_seconds,
+        )
         if not number:
             return None
         return Attempt(job_id=job_id, task=task, number=int(number), token=token, entry=entry, worker=worker)
@@ -253,9 +264,7 @@ class Leases:
         if only_older:
             return False
         delivered = next(
-            group["last-delivered-id"]
-            for group in self._redis.xinfo_groups(queue)
-            if group["name"] == keys.GROUP
+            group["last-delivered-id"] for group in self._redis.xinfo_groups(queue) if group["name"] == keys.GROUP
         )
         return bool(self._redis.xrange(queue, min=f"({delivered}", count=1))
 

@@ -62,6 +62,15 @@ end
 
 local function tasks() return cjson.decode(get('tasks')) end
 
+-- Whether a worker that was heard of within the lease works on any task.
+local function is_held(lease_seconds)
+  for _, each in ipairs(tasks()) do
+    local heard = get(each .. ':heartbeat_at')
+    if get(each .. ':state') == 'running' and tonumber(now()) - tonumber(heard) < lease_seconds then return true end
+  end
+  return false
+end
+
 local function cancel_queued_tasks()
   for _, each in ipairs(tasks()) do
     if get(each .. ':state') == 'queued' then end_task(each, 'cancelled') end

@@ -46,7 +46,12 @@ def create_app(settings: Settings) -> FastAPI:
     # The documentation pages of FastAPI load scripts from a foreign server; /openapi.json serves any local viewer.
     app = Api(title="Fast-DFKD", version=version("fast-dfkd"), docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.settings = settings
-    app.state.broker = Broker(settings.redis_url, retries=REDIS_RETRIES, timeout_seconds=REDIS_TIMEOUT_SECONDS)
+    app.state.broker = Broker(
+        settings.redis_url,
+        lease_seconds=settings.lease_seconds,
+        retries=REDIS_RETRIES,
+        timeout_seconds=REDIS_TIMEOUT_SECONDS,
+    )
     app.state.storage = Storage(settings.storage)
     app.state.is_stopping = False
     app.add_middleware(ProblemMiddleware)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from shared.broker import IdempotencyConflict
 from shared.jobs import JobRecord, State
+from shared.retention import delete_job
 from shared.specs import JobSpec
 from synth_service.api.admission import admit
 from synth_service.api.dependencies import (
@@ -113,5 +114,19 @@ def cancel_job(job_id: JobId, broker: BrokerInUse) -> JobRecord:
     """Asks a job to stop. What it has made so far stays. Workers notice within one heartbeat."""
     try:
         return broker.jobs.cancel(job_id)
+    except KeyError:
+        raise no_such_job(job_id) from None
+
+
+@router.delete(
+    "/jobs/{job_id}",
+    status_code=204,
+    responses=documented(404, 409, 422),
+    summary="Delete a finished job",
+)
+def delete_finished_job(job_id: JobId, broker: BrokerInUse, storage: StorageInUse) -> None:
+    """Removes the job with its shards, student and events. 409 while it has not ended: cancel it first."""
+    try:
+        delete_job(broker, storage, job_id)
     except KeyError:
         raise no_such_job(job_id) from None

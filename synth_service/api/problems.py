@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.broker import JobFinished, QueueFull
+from shared.broker import JobFinished, JobUnfinished, QueueFull
 from shared.specs import SYNTHESIS_METHODS
 
 logger = structlog.get_logger()
@@ -128,6 +128,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_problem)
     app.add_exception_handler(QueueFull, _queue_full)
     app.add_exception_handler(JobFinished, _job_finished)
+    app.add_exception_handler(JobUnfinished, _job_unfinished)
     app.add_exception_handler(redis.RedisError, _redis_problem)
 
 
@@ -174,6 +175,11 @@ async def _queue_full(_request: Request, _error: Exception) -> Response:
 
 async def _job_finished(_request: Request, error: Exception) -> Response:
     return Problem(409, "job_finished", f"{error} has finished already, so there is nothing to cancel.").response()
+
+
+async def _job_unfinished(_request: Request, error: Exception) -> Response:
+    hint = "Cancel it with POST /jobs/{id}/cancel, and ask again once its workers have let go."
+    return Problem(409, "job_unfinished", f"{error} has not ended yet.", hint=hint).response()
 
 
 async def _redis_problem(request: Request, error: Exception) -> Response:

@@ -146,6 +146,14 @@ def cancel(job_id: JobId, as_json: Json = False, url: Url = DEFAULT_URL) -> None
 
 
 @app.command()
+def delete(job_id: JobId, url: Url = DEFAULT_URL) -> None:
+    """Remove a finished job with its shards, its student and its history."""
+    with connected(url) as client:
+        client.delete(job_id)
+    output.print(f"{job_id} deleted")
+
+
+@app.command()
 def fetch(
     job_id: JobId,
     to: Annotated[Path | None, typer.Option(help="Folder to download into [./ID].")] = None,

@@ -74,6 +74,8 @@ def assert_student_is_the_one_measured(service: Service, job_id: str) -> None:
 
 
 def test_distillation_runs_while_synthesis_does(service: Service, digits: dict[str, Any]) -> None:
+    # However slow the distiller is, synthesis cannot get further ahead of it than this.
+    digits["synthesis"] |= {"num_images": 1024, "max_backlog": 2}
     job_id = service.submit(digits)
     service.wait_until_final(job_id)
 
@@ -89,12 +91,13 @@ def test_synthesis_runs_on_without_the_distiller_until_its_backlog_is_full(
 ) -> None:
     digits["synthesis"]["max_backlog"] = 3
     service.processes["distiller"].send_signal(signal.SIGSTOP)
-    job_id = service.submit(digits)
-    service.wait_for(job_id, lambda record: bool(record.stages.synthesis and record.stages.synthesis.shards == 3))
-
-    wait_until(lambda: "synthesis_paused" in [event.type for event in service.events(job_id)])
-    assert service.broker.streams.backlog(job_id).shards == 3
-    service.processes["distiller"].send_signal(signal.SIGCONT)
+    try:
+        job_id = service.submit(digits)
+        service.wait_for(job_id, lambda record: bool(record.stages.synthesis and record.stages.synthesis.shards == 3))
+        wait_until(lambda: "synthesis_paused" in [event.type for event in service.events(job_id)])
+        assert service.broker.streams.backlog(job_id).shards == 3
+    finally:
+        service.processes["distiller"].send_signal(signal.SIGCONT)
     record = service.wait_until_final(job_id)
 
     assert record.state is State.SUCCEEDED, record.error

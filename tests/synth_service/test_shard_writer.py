@@ -1,5 +1,6 @@
 """The background shard writer: order, bounded memory, and no error that is lost or hangs."""
 
+import errno
 import threading
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from shared.errors import UserError
 from shared.shards import verify_shard
 from shared.storage import Storage
+from synth_service import shard_writer
 from synth_service.shard_writer import ShardWriter
 from tests.shared.samples import JOB, batch
 from tests.waiting import wait_until
@@ -138,3 +140,51 @@ def test_a_failed_seal_leaves_no_local_file(tmp_path: Path) -> None:
         list(shards.sealed(block=True))
     assert list((tmp_path / "scratch").iterdir()) == []
     shards.close()
+
+
+class SmallStorage(Storage):
+    """A storage without room until the test makes some."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.has_room = False
+
+    def put_file(self, local: Path, name: str, *, move: bool = False) -> None:
+        if not self.has_room:
+            raise OSError(errno.ENOSPC, "No space left on device", name)
+        super().put_file(local, name, move=move)
+
+
+def test_a_full_storage_is_waited_for_and_the_caller_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_writer, "FULL_RETRY_SECONDS", 0.02)
+    storage = SmallStorage(str(tmp_path / "root"))
+    told: list[OSError | None] = []
+
+    def make_room_once_told(full: OSError | None) -> None:
+        told.append(full)
+        storage.has_room = full is not None
+
+    with writer(storage, tmp_path / "scratch", on_wait=make_room_once_told) as shards:
+        for index in range(5):
+            shards.submit(index, index * 4, [batch(4, seed=index)], str(index))
+        done = list(shards.sealed(block=True))
+
+    assert [manifest.index for manifest, _ in done] == [0, 1, 2, 3, 4]
+    full = next(error for error in told if error is not None)
+    assert full.errno == errno.ENOSPC
+
+
+def test_a_wait_for_room_ends_when_the_caller_gives_up(tmp_path: Path) -> None:
+    storage = SmallStorage(str(tmp_path / "root"))
+
+    def give_up(full: OSError | None) -> None:
+        if full is not None:
+            raise InterruptedError
+
+    with writer(storage, tmp_path / "scratch", on_wait=give_up) as shards:
+        shards.submit(0, 0, [batch(4)], "")
+        with pytest.raises(InterruptedError):
+            list(shards.sealed(block=True))
+        shards.close(abandon=True)
+
+    assert storage.list() == []

@@ -92,7 +92,6 @@ def test_a_released_task_is_claimed_at_once_and_before_newer_jobs(broker: Broker
     newer = broker.jobs.create(small_job())
     attempt = claim(broker)
     broker.leases.release(attempt, "worker stopping")
-    assert broker.leases.has_expired(Role.SYNTHESIS)
 
     second = broker.leases.claim(Role.SYNTHESIS, "b", block_seconds=0.01)
     third = broker.leases.claim(Role.SYNTHESIS, "c", block_seconds=0.01)
@@ -202,3 +201,60 @@ def test_only_the_last_task_completes_the_folder_and_ends_the_job(broker: Broker
     assert record.result == {"images": 64}
     assert broker.leases.finish(distillation, folder_completed=True) == "ok"
     assert broker.jobs.queue_depths() == {Role.SYNTHESIS: 0, Role.DISTILLATION: 0}
+
+
+@pytest.fixture
+def patient(redis_url: str) -> Iterator[Broker]:
+    """A broker with whom no lease expires during a test."""
+    broker = Broker(redis_url, lease_seconds=60.0, retries=1)
+    yield broker
+    broker.close()
+
+
+def test_an_expired_claim_is_found_behind_any_number_of_live_ones(patient: Broker) -> None:
+    broker = patient
+    jobs = [broker.jobs.create(small_job()) for _ in range(25)]
+    attempts = [claim(broker) for _ in jobs]
+    broker.leases.release(attempts[-1], "worker stopping")
+
+    again = broker.leases.claim(Role.SYNTHESIS, "b", block_seconds=0.01)
+
+    assert again is not None
+    assert again.job_id == jobs[-1].id
+
+
+def test_a_live_worker_keeps_its_task_whoever_is_handed_the_entry(patient: Broker) -> None:
+    broker = patient
+    broker.jobs.create(small_job())
+    attempt = claim(broker)
+    idle = int(2000 * broker.leases.lease_seconds)
+    broker.redis.xclaim("dfkd:queue:synthesis", "workers", "a", 0, [attempt.entry], idle=idle, justid=True)
+
+    assert broker.leases.claim(Role.SYNTHESIS, "b", block_seconds=0.01) is None
+    broker.leases.renew(attempt)
+
+
+def test_a_worker_that_lets_others_pass_comes_to_every_task_before_its_own(patient: Broker) -> None:
+    broker = patient
+    jobs = [broker.jobs.create(small_job()).id for _ in range(3)]
+    yielded = claim(broker)
+    assert broker.leases.has_waiting(yielded, only_older=False)
+    assert not broker.leases.has_waiting(yielded, only_older=True)
+    broker.leases.release(yielded, "no distiller", let_others_pass=True)
+
+    following = [broker.leases.claim(Role.SYNTHESIS, "a", after=yielded.entry, block_seconds=0.01) for _ in range(2)]
+
+    assert [attempt and attempt.job_id for attempt in following] == jobs[1:]
+    assert not broker.leases.has_waiting(yielded, only_older=False)
+
+
+def test_an_older_task_that_was_given_back_is_waiting(patient: Broker) -> None:
+    broker = patient
+    broker.jobs.create(small_job())
+    broker.jobs.create(small_job())
+    older, newer = claim(broker), claim(broker)
+    assert not broker.leases.has_waiting(newer, only_older=True)
+
+    broker.leases.release(older, "worker stopping")
+
+    assert broker.leases.has_waiting(newer, only_older=True)

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from shared import job_files
 from shared.broker import Broker
 from shared.jobs import JobRecord, Role
 from shared.specs import JobSpec
@@ -100,7 +101,29 @@ def test_cancelling_ends_a_queued_job_at_once_and_a_running_one_when_its_worker_
     assert (refused.status_code, refused.json()["code"]) == (409, "job_finished")
 
 
-@pytest.mark.parametrize("call", [("GET", ""), ("POST", "/cancel"), ("GET", "/events"), ("GET", "/student")])
+def test_deleting_removes_an_ended_job_and_its_files_and_nothing_before_that(
+    client: TestClient, broker: Broker, storage: Storage, job: JobRecord
+) -> None:
+    attempt = claim(broker, Role.SYNTHESIS)
+    refused = client.delete(f"/jobs/{job.id}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "job_unfinished")
+    storage.put_bytes(b"shard", f"{job_files.shards(job.id)}/shard.tar")
+    client.post(f"/jobs/{job.id}/cancel")
+    assert client.delete(f"/jobs/{job.id}").status_code == 409
+    broker.leases.release(attempt, "job stopped")
+
+    response = client.delete(f"/jobs/{job.id}")
+
+    assert (response.status_code, response.content) == (204, b"")
+    assert client.get(f"/jobs/{job.id}").status_code == 404
+    assert client.get("/jobs").json()["data"] == []
+    assert storage.list("jobs") == []
+    assert client.delete(f"/jobs/{job.id}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "call", [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/events"), ("GET", "/student")]
+)
 def test_a_job_that_does_not_exist_is_404(client: TestClient, call: tuple[str, str]) -> None:
     method, path = call
     response = client.request(method, f"/jobs/job-{'0' * 20}{path}")

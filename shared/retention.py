@@ -1,0 +1,64 @@
+"""Deleting jobs, and tidying up after processes that could not do so themselves.
+
+A job is deleted in two steps of which the first decides: its keys go in one script, which notes the id, and
+from then on nobody can see or touch the job; then its folder goes. A crash in between leaves the note, and
+whoever sweeps next finishes. ``sweep`` also removes what killed workers left: working files of jobs that
+have ended, shards that never counted, unfinished files, consumers of the queues. Idle workers sweep, one of
+them a minute.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from shared import job_files, scratch
+from shared.broker import Broker
+from shared.dataset_folder import remove_unlisted
+from shared.storage import Storage
+
+logger = structlog.get_logger()
+
+SWEEP_SECONDS = 60.0
+UNFINISHED_FILES_SECONDS = 3600.0
+"""Age of a temporary file that nobody can still be writing."""
+
+CONSUMER_SECONDS = 3600.0
+
+
+def delete_job(broker: Broker, storage: Storage, job_id: str) -> None:
+    """Removes a finished job: keys, shards, student, everything.
+
+    Raises:
+        KeyError: there is no such job.
+        JobUnfinished: it has not ended, or a worker is about to let go of it.
+        OSError: the storage failed; the job is gone for everybody and the next sweep removes its files.
+    """
+    broker.retention.delete(job_id, lease_seconds=broker.leases.lease_seconds)
+    _delete_files(broker, storage, job_id)
+
+
+def sweep(broker: Broker, storage: Storage, *, older_than_seconds: float = UNFINISHED_FILES_SECONDS) -> None:
+    """Tidies up once. Every step can be repeated, by several processes at a time.
+
+    Args:
+        broker: of the deployment.
+        storage: of the deployment.
+        older_than_seconds: age from which an unfinished file counts as left by a killed process.
+    """
+    for job_id in broker.retention.deleted():
+        _delete_files(broker, storage, job_id)
+    for job_id in broker.retention.untidy(lease_seconds=broker.leases.lease_seconds):
+        storage.delete_tree(job_files.work(job_id))
+        remove_unlisted(storage, job_files.folder(job_id), broker.streams.shards(job_id))
+        storage.remove_stale_temporaries(job_files.folder(job_id), older_than_seconds=0)
+        broker.retention.is_tidy(job_id)
+        logger.info("job_tidied", job=job_id)
+    storage.remove_stale_temporaries(older_than_seconds=older_than_seconds)
+    broker.retention.forget_consumers(idle_seconds=CONSUMER_SECONDS)
+    scratch.remove_abandoned()
+
+
+def _delete_files(broker: Broker, storage: Storage, job_id: str) -> None:
+    storage.delete_tree(job_files.folder(job_id))
+    broker.retention.files_are_deleted(job_id)
+    logger.info("job_deleted", job=job_id)
