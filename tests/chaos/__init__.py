@@ -1,0 +1,1 @@
+"""Real jobs on real processes while everything that can fail does. ``python -m tests.chaos --help``."""

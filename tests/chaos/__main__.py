@@ -1,0 +1,39 @@
+"""``python -m tests.chaos``: minutes of faults, then one report. Exits with 1 when a promise was broken."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+
+import structlog
+
+from tests.chaos.cluster import new_folder
+from tests.chaos.rounds import Chaos, tell
+
+
+def main() -> None:
+    """Runs and reports."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print nothing but the report, on one line")
+    parser.add_argument("--seed", type=int, default=None, help="of the faults; drawn and reported when left out")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for how long harm is done")
+    parser.add_argument("--pause", type=float, default=8.0, help="seconds between faults, on average")
+    arguments = parser.parse_args()
+    seed = random.randrange(2**31) if arguments.seed is None else arguments.seed
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    chaos = Chaos(
+        new_folder(),
+        seed=seed,
+        seconds=60 * arguments.minutes,
+        pause_seconds=arguments.pause,
+        say=(lambda _: None) if arguments.json else tell,
+    )
+    report = chaos.run()
+    sys.stdout.write(json.dumps(report) + "\n")
+    sys.exit(1 if report["problems"] else 0)
+
+
+if __name__ == "__main__":
+    main()

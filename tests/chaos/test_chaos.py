@@ -1,0 +1,22 @@
+"""A minute of chaos; ``make chaos`` runs ten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.rounds import Chaos
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.timeout(600)
+def test_a_minute_of_faults_loses_nothing(tmp_path: Path) -> None:
+    chaos = Chaos(tmp_path / "cluster", seed=0, seconds=40, pause_seconds=2.5, shapes=("lockstep",), undisturbed=1)
+
+    report = chaos.run()
+
+    assert report["problems"] == []
+    assert (report["lost_images"], report["duplicate_images"], report["failed_jobs"]) == (0, 0, 0)
+    assert len(report["faults_by_kind"]) >= 8
