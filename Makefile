@@ -3,7 +3,7 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
 	"$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$each" && break; done)
 VENV := .venv
 STAMP := $(VENV)/.installed
-SOURCES := shared synth_service distiller tests examples
+SOURCES := shared synth_service distiller tests examples benchmarks docs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -43,7 +43,7 @@ lint: $(STAMP)
 	@$(VENV)/bin/ruff format --check $(SOURCES)
 
 types: $(STAMP)
-	@$(VENV)/bin/mypy shared synth_service distiller
+	@$(VENV)/bin/mypy
 
 format: $(STAMP)
 	@$(VENV)/bin/ruff check --fix --quiet $(SOURCES)
