@@ -35,7 +35,7 @@ def test_the_job_is_valid_and_names_the_files_beside_it(job: JobSpec) -> None:
         assert folder == "digits"
         assert (FOLDER / name).is_file()
     assert job.synthesis is not None
-    assert job.synthesis.total_batches == 60
+    assert job.synthesis.total_batches == 50
 
 
 def test_the_held_out_digits_are_balanced_and_sane(job: JobSpec) -> None:

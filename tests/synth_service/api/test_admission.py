@@ -4,6 +4,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from shared.settings import Settings
+from shared.shard_patterns import expand_shards
 from shared.storage import Storage
 from synth_service.api.app import create_app
 
@@ -52,9 +53,15 @@ def test_shards_to_distil_are_looked_for(
     client: TestClient, written: dict[str, Any], storage: Storage, pattern: str
 ) -> None:
     del written["synthesis"]
+    del written["distillation"]["warmup_batches"]
     written["shards"] = pattern
     assert refusal(client, written) == ("not_found_in_storage", ["shards"])
-    storage.put_bytes(b"tar", "set-000.tar")
+    *others, last = expand_shards(pattern)
+    for name in others:
+        storage.put_bytes(b"tar", name)
+    response = client.post("/jobs", json=written)
+    assert f"`{last}`" in response.json()["errors"][0]["message"]
+    storage.put_bytes(b"tar", last)
     assert client.post("/jobs", json=written).status_code == 202
 
 

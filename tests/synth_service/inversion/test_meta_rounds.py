@@ -58,6 +58,7 @@ def test_two_rounds_agree_with_the_published_implementation(case: str) -> None:
             "bn_momentum": 0.9,
             "latent_dim": 16,
             "generator_width": 8,
+            "match_targets": False,
             "augmentation": AugmentationSpec(crop_padding=0, horizontal_flip=False),
         }
     )
