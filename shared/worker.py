@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -97,7 +98,13 @@ class Turn:
     """One attempt at a task, as the work function sees it."""
 
     def __init__(
-        self, attempt: Attempt, broker: Broker, storage: Storage, settings: Settings, stopping: StopFlag
+        self,
+        attempt: Attempt,
+        broker: Broker,
+        storage: Storage,
+        settings: Settings,
+        stopping: StopFlag,
+        show_worker: Callable[[], None],
     ) -> None:
         self.attempt = attempt
         self.broker = broker
@@ -109,6 +116,7 @@ class Turn:
             raise LeaseLost(attempt) from None
         self.spec: JobSpec = _parse(self.record)
         self._stopping = stopping
+        self._show_worker = show_worker
         self._verdict: Exception | None = None
         self._done: int | None = None
         self._marks: deque[tuple[float, int]] = deque()
@@ -187,6 +195,7 @@ class Turn:
             done = self._done
             try:
                 self.broker.leases.renew(self.attempt, done=done, rate=self._rate(done))
+                self._show_worker()
             except (LeaseLost, JobStopped) as verdict:
                 self._verdict = verdict
                 return
@@ -306,9 +315,10 @@ class Worker:
         """Does the work and tells the broker how it ended. Raises LeaseLost when that no longer counts."""
         leases = self._broker.leases
         try:
+            show = partial(self._register, attempt.job_id)
             with suppress(redis.RedisError):
-                self._register(attempt.job_id)
-            with Turn(attempt, self._broker, self._storage, self._settings, self._stopping) as turn:
+                show()
+            with Turn(attempt, self._broker, self._storage, self._settings, self._stopping, show) as turn:
                 self._work(turn)
             logger.info("attempt_finished")
         except (LeaseLost, redis.RedisError):

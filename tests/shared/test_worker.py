@@ -19,6 +19,7 @@ from shared.worker import Turn, TurnYielded, Worker
 from tests.shared.broker.manifests import manifest_of
 from tests.shared.broker.test_leases import claim
 from tests.specs import small_job
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -183,3 +184,22 @@ def test_local_folders_go_with_the_turn(broker: Broker, job: JobRecord, run: Run
     run(work)
 
     assert [folder.exists() for folder in folders] == [False]
+
+
+def test_a_busy_worker_stays_listed_with_its_job(
+    broker: Broker, job: JobRecord, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "HEARTBEAT_SECONDS", 0.02)
+    seen: list[dict[str, str]] = []
+
+    def work(turn: Turn) -> None:
+        (listed,) = broker.streams.workers()
+        broker.streams.forget_worker(listed["name"])  # as if its entry had expired
+        seen.extend(wait_until(broker.streams.workers))
+        stop()
+        turn.check()
+
+    run(work)
+
+    assert [worker["job"] for worker in seen] == [job.id]
+    assert broker.streams.workers() == []
