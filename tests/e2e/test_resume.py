@@ -147,6 +147,7 @@ def _works_on(service: Service, name: str, job_id: str) -> bool:
 
 
 def test_a_lost_checkpoint_costs_time_and_not_the_job(service: Service, digits: dict[str, Any]) -> None:
+    digits["synthesis"]["num_images"] = 2048  # more than are made before the kill on any machine
     job_id = service.submit(digits)
     wait_for_shards(service, job_id, 2)
     service.processes["synthesis"].kill()
@@ -158,4 +159,4 @@ def test_a_lost_checkpoint_costs_time_and_not_the_job(service: Service, digits: 
 
     assert record.state is State.SUCCEEDED, record.error
     assert "checkpoint_lost" in types(service, job_id)
-    assert_dataset_is_whole(service, job_id, images=512)
+    assert_dataset_is_whole(service, job_id, images=2048)
