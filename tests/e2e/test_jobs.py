@@ -204,6 +204,20 @@ def test_a_cancel_is_obeyed_in_the_middle_and_what_was_made_stays_readable(
         read_shard(path, manifest)
 
 
+def test_a_cancel_is_obeyed_in_the_middle_of_a_long_inversion(service: Service, digits: dict[str, Any]) -> None:
+    digits["synthesis"] = {"method": "deepinversion", "steps": 1_000_000, "num_images": 512, "batch_size": 64}
+    job_id = service.submit(digits)
+    service.wait_for(job_id, lambda record: bool(record.stages.synthesis and record.stages.synthesis.heartbeat_at))
+    # A batch takes hours, so a second heartbeat comes from the middle of the first one.
+    began = service.record(job_id).stages.synthesis
+    assert began is not None
+    service.wait_for(job_id, lambda record: record.stages.synthesis != began)
+
+    assert service.client.post(f"/jobs/{job_id}/cancel").status_code == 202
+
+    assert service.wait_until_final(job_id, timeout=5).state is State.CANCELLED
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
