@@ -152,7 +152,7 @@ def test_a_missing_job_file_is_usage(tmp_path: Path) -> None:
     assert "none.yaml: No such file" in result.stderr
 
 
-@pytest.mark.parametrize("command", [["jobs"], ["job", "x"], ["cancel", "x"], ["fetch", "x"]])
+@pytest.mark.parametrize("command", [["jobs"], ["job", "x"], ["cancel", "x"], ["delete", "x"], ["fetch", "x"]])
 def test_nobody_there_is_exit_code_3(command: list[str]) -> None:
     result = dfkd(*command, url=f"http://127.0.0.1:{free_port()}")
     assert result.exit_code == 3
@@ -185,6 +185,17 @@ def test_jobs_are_listed_filtered_and_cancelled(url: str, job_file: str) -> None
     limited = json.loads(dfkd("jobs", "--limit", "1", "--json", url=url).stdout)
     assert [each["id"] for each in limited["data"]] == [second]
     assert limited["has_more"] is True
+
+
+def test_a_job_is_deleted_once_it_has_ended(url: str, job_file: str) -> None:
+    job_id = dfkd("submit", job_file, url=url).stdout.strip()
+    refused = dfkd("delete", job_id, url=url)
+    assert refused.exit_code == 1
+    assert refused.stdout == ""
+    dfkd("cancel", job_id, url=url)
+    assert dfkd("delete", job_id, url=url).stdout == f"{job_id} deleted\n"
+    assert dfkd("job", job_id, url=url).exit_code == 2
+    assert json.loads(dfkd("jobs", "--json", url=url).stdout)["data"] == []
 
 
 def test_one_job_is_shown(url: str, job_file: str) -> None:
