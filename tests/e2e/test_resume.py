@@ -120,7 +120,7 @@ def test_a_frozen_worker_is_replaced_within_the_lease_plus_5_seconds_and_refused
     job_id = service.submit(digits)
     service.start("synthesis-2", MODULES["synthesis"])
     wait_for_shards(service, job_id, 2)
-    holder = next(name for name in ("synthesis", "synthesis-2") if _works_on(service, name, job_id))
+    holder = synthesis_worker_of(service, job_id)
 
     frozen_at = time.time()
     service.processes[holder].send_signal(signal.SIGSTOP)
@@ -138,22 +138,27 @@ def test_a_frozen_worker_is_replaced_within_the_lease_plus_5_seconds_and_refused
     assert [manifest.index for manifest in manifests] == list(range(len(manifests)))
     service.client.post(f"/jobs/{job_id}/cancel")
     assert service.wait_until_final(job_id, timeout=10).state is State.CANCELLED
+    service.processes["synthesis-2"].terminate()
+    assert service.processes["synthesis-2"].wait(timeout=10) == 0
 
 
-def _works_on(service: Service, name: str, job_id: str) -> bool:
+def synthesis_worker_of(service: Service, job_id: str) -> str:
+    """Name of the process that works on the job's synthesis."""
     stage = service.record(job_id).stages.synthesis
     assert stage is not None
-    return (stage.worker or "").endswith(f"-{service.processes[name].pid}")
+    assert stage.worker is not None
+    return next(name for name, process in service.processes.items() if stage.worker.endswith(f"-{process.pid}"))
 
 
 def test_a_lost_checkpoint_costs_time_and_not_the_job(service: Service, digits: dict[str, Any]) -> None:
     digits["synthesis"]["num_images"] = 2048  # more than are made before the kill on any machine
     job_id = service.submit(digits)
     wait_for_shards(service, job_id, 2)
-    service.processes["synthesis"].kill()
-    service.processes["synthesis"].wait()
+    holder = synthesis_worker_of(service, job_id)
+    service.processes[holder].kill()
+    service.processes[holder].wait()
     service.storage.delete_tree(job_files.work(job_id))
-    service.start("synthesis", MODULES["synthesis"])
+    service.start(holder, MODULES["synthesis"])
 
     record = service.wait_until_final(job_id)
 
