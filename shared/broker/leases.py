@@ -10,6 +10,7 @@ head of the queue: an older job is always served first, which rules out two jobs
 import json
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 from redis.exceptions import ResponseError
 
@@ -162,6 +163,19 @@ class Attempt:
         return keys.of_job(self.job_id)
 
 
+def unless_refused(answer: Any, attempt: Attempt) -> Any:
+    """A script's answer, if it did what it was asked to.
+
+    Raises:
+        LeaseLost, JobStopped: it refused, and why.
+    """
+    if answer == "lost":
+        raise LeaseLost(attempt)
+    if answer == "stop":
+        raise JobStopped(attempt)
+    return answer
+
+
 class Leases:
     """The worker's side of the queues."""
 
@@ -285,10 +299,7 @@ class Leases:
             "" if done is None else done,
             "" if rate is None else rate,
         )
-        if answer == "lost":
-            raise LeaseLost(attempt)
-        if answer == "stop":
-            raise JobStopped(attempt)
+        unless_refused(answer, attempt)
 
     def release(self, attempt: Attempt, reason: str, *, let_others_pass: bool = False) -> None:
         """Gives the task back, to be claimed at once by another worker; not counted as a failure.
@@ -319,8 +330,7 @@ class Leases:
             self._max_attempts,
             idle_ms,
         )
-        if answer == "lost":
-            raise LeaseLost(attempt)
+        unless_refused(answer, attempt)
 
     def fail(self, attempt: Attempt, error: UserError) -> None:
         """Fails the job for a reason that trying again cannot mend."""
@@ -348,10 +358,7 @@ class Leases:
             "1" if folder_completed else "",
             json.dumps(result) if result else "",
         )
-        if answer == "lost":
-            raise LeaseLost(attempt)
-        if answer == "stop":
-            raise JobStopped(attempt)
+        unless_refused(answer, attempt)
         return answer
 
 

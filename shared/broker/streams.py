@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from shared.broker import keys
 from shared.broker.connection import BLOCK_SECONDS, Client
-from shared.broker.leases import Attempt, JobStopped, LeaseLost
+from shared.broker.leases import Attempt, LeaseLost, unless_refused
 from shared.broker.scripts import Script
 from shared.jobs import Event, JobError, Measurement, Role, State, Task
 from shared.manifests import ShardManifest
@@ -235,7 +235,7 @@ class Streams:
             manifest.partition,
             "1" if consumed else "",
         )
-        return int(_unless_lost(answer, attempt))
+        return int(unless_refused(answer, attempt))
 
     def consumed(self, attempt: Attempt, *, shards: int, images: int) -> None:
         """Tells how many shards and images the distiller has taken, which lets synthesis go on."""
@@ -264,7 +264,7 @@ class Streams:
     def _store(self, attempt: Attempt, fields: Mapping[str, str], *, is_progress: bool = False) -> None:
         pairs = [part for pair in fields.items() for part in pair]
         answer = _STORE(self._redis, attempt.keys, str(attempt.task), attempt.token, "1" if is_progress else "", *pairs)
-        _unless_lost(answer, attempt)
+        unless_refused(answer, attempt)
 
     def publish_student(self, attempt: Attempt, snapshot: StudentSnapshot) -> None:
         """Makes a student snapshot the newest."""
@@ -279,7 +279,7 @@ class Streams:
             snapshot.sha256,
             told,
         )
-        _unless_lost(answer, attempt)
+        unless_refused(answer, attempt)
 
     def newest_student(self, job_id: str) -> StudentSnapshot | None:
         """The newest snapshot, or None before the first."""
@@ -314,7 +314,7 @@ class Streams:
             step,
             json.dumps(dict(metrics)) if metrics else "",
         )
-        _unless_lost(answer, attempt)
+        unless_refused(answer, attempt)
 
     def events(self, job_id: str, *, after: str | None = None, limit: int = 1000) -> list[Event]:
         """Events after an event id, oldest first."""
@@ -365,14 +365,6 @@ class Streams:
             described = pipeline.execute()
         found = zip(names, described, strict=True)
         return [{"name": name.removeprefix(keys.worker("")), **fields} for name, fields in found if fields]
-
-
-def _unless_lost(answer: Any, attempt: Attempt) -> Any:
-    if answer == "lost":
-        raise LeaseLost(attempt)
-    if answer == "stop":
-        raise JobStopped(attempt)
-    return answer
 
 
 def _flatten(entries: list[Any]) -> list[Any]:
