@@ -102,14 +102,15 @@ def test_sigterm_leaves_a_checkpoint_gives_the_task_back_and_exits_with_0(
     service.processes["distiller"].terminate()
     code = service.processes["distiller"].wait(timeout=10)
     assert (code, time.monotonic() - asked_at < 10) == (0, True)
-    released = service.events(job_id)[-1]
-    assert (released.type, released.data["reason"]) == ("attempt_released", "worker stopping")
+    # Synthesis goes on meanwhile, and how far it is depends on the machine: its events may come after this one.
+    released = [event for event in service.events(job_id) if event.type == "attempt_released"]
+    assert [event.data["reason"] for event in released] == ["worker stopping"]
     pointer = service.broker.streams.checkpoint(job_id, Task(Role.DISTILLATION))
     assert pointer is not None
     assert pointer["step"] > 0
 
     service.start("distiller", MODULES["distiller"])
-    wait_until(lambda: types(service, job_id).count("attempt_started") == 3, timeout=20)
+    wait_until(lambda: types(service, job_id).count("attempt_started") >= 3, timeout=20)
     service.client.post(f"/jobs/{job_id}/cancel")
     assert service.wait_until_final(job_id, timeout=15).state is State.CANCELLED
 
