@@ -39,6 +39,9 @@ class Settings(BaseSettings):
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     threads: int | None = Field(None, ge=1, description="Torch threads of this process; unset: torch's default.")
+    compile_networks: bool = Field(
+        False, description="Compile generator and student with torch.compile for synthesis; needs a C++ compiler."
+    )
     allowed_factories: CommaSeparated = Field(
         (), description="Comma-separated package.module prefixes that `arch: package.module:factory` may import."
     )

@@ -86,6 +86,8 @@ class Synthesis:
             seed=spec.seed * MAX_PARTITIONS + self._task.partition,
             device=device,
         )
+        if turn.settings.compile_networks:
+            self._inverter.compile_networks()
         position = turn.broker.streams.synthesis_position(turn.attempt.job_id, self._task)
         self._plan = PartitionPlan(self._spec, self._task.partition, position)
         self._checkpoint = position.checkpoint

@@ -60,6 +60,7 @@ class Inverter(ABC):
         self.device = device
         self.rounds = 0
         """Finished rounds."""
+        self._compiles = False
         self.objective = Objective(
             spec,
             teacher,
@@ -113,9 +114,19 @@ class Inverter(ABC):
 
         Args:
             student: on the inverter's device. It stays the caller's: frozen and in evaluation mode during
-                ``invert``, as found outside.
+                ``invert``, as found outside (but compiled, see ``compile_networks``).
         """
+        if student is not None and self._compiles and student._compiled_call_impl is None:
+            student.compile()
         self.objective.student = student
+
+    def compile_networks(self) -> None:
+        """Compile what a round runs besides the teacher with ``torch.compile``, when it runs next.
+
+        The teacher stays as it is: its BatchNorm layers are exchanged in every round, which would compile it
+        anew each time. Sums come out a little differently than without, but the same from run to run.
+        """
+        self._compiles = True
 
     def random(self, purpose: str) -> torch.Generator:
         """A generator on the device for one purpose, determined by the seed."""

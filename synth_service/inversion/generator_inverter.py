@@ -132,6 +132,11 @@ class GeneratorInverter(Inverter):
         self.latents = start.detach().clone().requires_grad_()
         return weights, self.latents
 
+    def compile_networks(self) -> None:
+        """Also the generator; see the base class."""
+        super().compile_networks()
+        self.adapted.compile()
+
     @abstractmethod
     def learn(self) -> None:
         """Note one inner step's gradients, those of ``adapting``."""

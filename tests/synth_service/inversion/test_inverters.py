@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import shutil
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -339,3 +342,20 @@ def assert_same(first: Any, second: Any) -> None:
         assert torch.equal(first, second)
     else:
         assert first == second
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_give_the_same_images_but_for_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    plain, compiled = inverter_of(FAST_META), inverter_of(FAST_META)
+    compiled.compile_networks()
+    compiled.use_student(compiled.objective.student)
+    before = saved(compiled)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own compiler
+        difference = images(rounds(plain, 2)).int() - images(rounds(compiled, 2)).int()
+    assert difference.abs().max() <= 1
+    assert before.keys() == saved(compiled).keys()
+    assert torch._dynamo.utils.counters["frames"]["ok"] >= 2
