@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+import redis
+
 from benchmarks.digits import EXAMPLES
 from shared.broker import Broker
 from shared.client import Client
@@ -21,7 +24,7 @@ from shared.jobs import Event, JobRecord
 from shared.manifests import ShardManifest
 from shared.storage import Storage
 from synth_service.embedded_redis import LOOPBACK, answers, free_port
-from synth_service.local_service import LocalService, StopSignals
+from synth_service.local_service import WORKER_NICENESS, LocalService, StopSignals
 from synth_service.supervisor import Program, Supervisor
 
 READY_SECONDS = 120.0
@@ -33,8 +36,9 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 class MeasuredService:
     """What a measurement needs of a running service."""
 
-    def __init__(self, service: LocalService, client: Client, broker: Broker, lines: list[str]) -> None:
+    def __init__(self, service: LocalService, client: Client, broker: Broker, redis_url: str, lines: list[str]) -> None:
         self._service = service
+        self._redis_url = redis_url
         self._client = client
         self._broker = broker
         self._lines = lines
@@ -64,6 +68,35 @@ class MeasuredService:
         """All measured values, oldest first."""
         return self._broker.streams.metrics(job_id)
 
+    @property
+    def url(self) -> str:
+        """Address of the API."""
+        return self._service.url
+
+    def submit(self, fields: dict[str, Any]) -> str:
+        """Queues a job; returns its id."""
+        return self._client.submit(fields).id
+
+    def cancel(self, job_id: str) -> None:
+        """Asks a job to stop."""
+        self._client.cancel(job_id)
+
+    def kd_steps(self, job_id: str) -> int:
+        """KD steps done so far."""
+        stage = self._broker.jobs.get(job_id).stages.distillation
+        return 0 if stage is None else stage.progress.done
+
+    def pid(self, program: str) -> int:
+        """Process id of a running program: ``api``, ``synth-1``, …"""
+        return self._service.supervisor.pids()[program]
+
+    def redis_commands(self, process: psutil.Process) -> int:
+        """Commands that the server has received over the connections that a process has open."""
+        ports = {connection.laddr.port for connection in process.net_connections("tcp")}
+        with redis.Redis.from_url(self._redis_url) as server:
+            clients = server.client_list()
+        return sum(int(each["tot-cmds"]) for each in clients if int(each["addr"].rpartition(":")[2]) in ports)
+
     def workers(self) -> int:
         """Workers that are up."""
         return len(self._broker.streams.workers())
@@ -81,8 +114,13 @@ class MeasuredService:
 
 
 @contextmanager
-def measured_service(threads: int) -> Iterator[MeasuredService]:
-    """A service whose workers are up; ``threads`` is for each of the two. Nothing of it is left afterwards."""
+def measured_service(threads: int, **settings: object) -> Iterator[MeasuredService]:
+    """A service whose workers are up; nothing of it is left afterwards.
+
+    Args:
+        threads: of each of the two workers.
+        settings: fields of ``shared.settings.Settings`` for the API.
+    """
     lines: list[str] = []
 
     def note(name: str, line: str) -> None:
@@ -110,6 +148,7 @@ def measured_service(threads: int) -> Iterator[MeasuredService]:
                 signals=signals,
                 on_output=note,
                 on_event=lambda text: note("supervisor", text),
+                settings={f"DFKD_{name.upper()}": str(value) for name, value in settings.items()},
             )
             _wait_for_server(port, signals)
             with service, Client(service.url) as client:
@@ -121,7 +160,7 @@ def measured_service(threads: int) -> Iterator[MeasuredService]:
                 )
                 broker = Broker(redis_url, retries=1)
                 try:
-                    measured = MeasuredService(service, client, broker, lines)
+                    measured = MeasuredService(service, client, broker, redis_url, lines)
                     service.wait_until_ready(READY_SECONDS)
                     measured.wait(lambda: measured.workers() == 2, READY_SECONDS, "the workers are not up")
                     yield measured
@@ -130,7 +169,8 @@ def measured_service(threads: int) -> Iterator[MeasuredService]:
 
 
 def _module(name: str, module: str, *arguments: str, environment: dict[str, str] | None = None) -> Program:
-    return Program(name, [sys.executable, "-m", module, *arguments], environment or {})
+    niceness = WORKER_NICENESS if module.endswith(".worker") else 0
+    return Program(name, [sys.executable, "-m", module, *arguments], environment or {}, niceness=niceness)
 
 
 def _wait_for_server(port: int, signals: StopSignals) -> None:

@@ -27,6 +27,9 @@ from synth_service.embedded_redis import LOOPBACK, FolderInUse, answers, free_po
 from synth_service.supervisor import Program, Supervisor
 
 _TICK_SECONDS: Final = 0.1
+WORKER_NICENESS: Final = 10
+"""Workers take every cycle that is left over, but the API and the server answer first: a poll waits for neither."""
+
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "DFKD_THREADS")
 
 
@@ -261,7 +264,7 @@ class LocalService:
         roles += [("distiller", "distiller.worker", self._distillers)]
         self.supervisor.start(
             *(
-                Program(f"{name}-{number}", _module(module), environment)
+                Program(f"{name}-{number}", _module(module), environment, niceness=WORKER_NICENESS)
                 for name, module, count in roles
                 for number in range(1, count + 1)
             )

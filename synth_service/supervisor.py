@@ -39,6 +39,7 @@ class Program:
         grace_seconds: how long it may take after SIGTERM before it is killed.
         death_signal: what it receives when the supervisor was killed.
         inherited_files: file descriptors that stay open in it.
+        niceness: how readily it yields the processor to others, 0 (no more than they do) to 19.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Program:
     grace_seconds: float = 10.0
     death_signal: signal.Signals = signal.SIGKILL
     inherited_files: tuple[int, ...] = ()
+    niceness: int = 0
 
 
 class CannotKeepRunning(Exception):
@@ -178,7 +180,7 @@ class _Process:
     def start(self) -> None:
         self.started_at = time.monotonic()
         self._process = subprocess.Popen(  # noqa: S603 -- programs are ours, never a client's
-            tethered(self.program.command, self.program.death_signal),
+            tethered(self.program.command, self.program.death_signal, self.program.niceness),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

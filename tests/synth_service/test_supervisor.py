@@ -139,6 +139,11 @@ def test_each_process_leads_a_session_so_that_ctrl_c_does_not_reach_it(superviso
     assert os.getsid(pid) == os.getpgid(pid) == pid
 
 
+def test_a_process_yields_to_others_as_its_program_says(supervisor: Supervisor, heard: Heard) -> None:
+    supervisor.start(Program("worker", [sys.executable, "-c", "import os; print(os.nice(0))"], niceness=7))
+    wait_until(lambda: ("worker", str(min(os.nice(0) + 7, 19))) in heard.lines)
+
+
 def test_output_longer_than_a_pipe_does_not_stop_a_process(supervisor: Supervisor, heard: Heard) -> None:
     supervisor.start(python("worker", f"for number in range(20000): print('line', number)\n{FOREVER}"))
     supervisor.start(python("last", f"print('up', flush=True)\n{FOREVER}"))

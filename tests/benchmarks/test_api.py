@@ -1,0 +1,23 @@
+"""A smoke test of the API benchmark: a few clients against a real service for a moment."""
+
+import argparse
+
+import pytest
+
+from benchmarks.api import conclude, describe, measure
+from benchmarks.service import measured_service
+
+OPTIONS = argparse.Namespace(clients=3, seconds=1.5, threads=2, device="cpu", quick=True)
+
+
+@pytest.mark.e2e
+def test_polls_are_timed_and_counted() -> None:
+    with measured_service(1, max_queued_jobs=3) as service:
+        result = conclude(measure(service, OPTIONS), OPTIONS)
+
+    assert result["paced"]["requests"] == pytest.approx(4.5, abs=1.5)
+    assert set(result["paced"]["statuses"]) <= {"200", "304"}
+    assert result["closed_loop"]["requests_per_second"] > result["paced"]["requests_per_second"]
+    assert result["closed_loop"]["redis_commands_per_request"] == pytest.approx(1, abs=0.1)
+    assert result["resident_mib_after"] > 10
+    assert "closed loop" in describe(result)
