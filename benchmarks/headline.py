@@ -51,6 +51,10 @@ rate and total-variation weights of 0.05 and 1 changed little.
 
 SPEED_UP_CLAIMED = 100
 SLOW_STEPS = 100
+"""Above this DeepInversion gets fewer seeds."""
+
+HOURS_STEPS = 1000
+"""Above this it makes fewer images unless told otherwise: with 2,000 steps ours would take it over an hour a seed."""
 
 
 def methods_of(options: argparse.Namespace) -> list[Method]:
@@ -60,12 +64,12 @@ def methods_of(options: argparse.Namespace) -> list[Method]:
         Method("Fast-5 sequential", images, batch, {"preset": "fast-5", "method": "fast"}),
         Method("Fast-5 no reuse", images, batch, {"preset": "fast-5", "method": "fast"}, reuse=False),
     ]
-    baseline_batch = min(batch, options.deepinversion_images)
+    counts = options.deepinversion_images
+    if len(counts) == 1:
+        counts = counts * len(options.deepinversion_steps)
     return ours + [
-        Method(
-            f"DeepInversion-{steps}", options.deepinversion_images, baseline_batch, {**DEEPINVERSION, "steps": steps}
-        )
-        for steps in options.deepinversion_steps
+        Method(f"DeepInversion-{steps}", count, min(batch, count), {**DEEPINVERSION, "steps": steps})
+        for steps, count in zip(options.deepinversion_steps, counts, strict=True)
     ]
 
 
@@ -220,21 +224,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = command_line(__doc__)
     parser.add_argument("--seeds", type=int, help="seeds of the quick methods (default 3)")
     parser.add_argument("--slow-seeds", type=int, help="seeds of DeepInversion with 500 and 2,000 steps (default 1)")
-    parser.add_argument("--images", type=int, help="images of our methods (default 3,840)")
-    parser.add_argument("--deepinversion-images", type=int, help="images of DeepInversion (default 512)")
+    parser.add_argument("--images", type=int, help="images of our methods (default 2,560)")
     parser.add_argument(
         "--deepinversion-steps", type=int, nargs="+", default=[100, 500, 2000], help="its steps (default 100 500 2000)"
+    )
+    parser.add_argument(
+        "--deepinversion-images",
+        type=int,
+        nargs="+",
+        help="its images, one number or one for each of its steps "
+        "(default: as many as ours, a quarter of them above 1,000 steps)",
     )
     parser.add_argument("--batch", type=int, help="images of a round (default 128)")
     parser.add_argument("--kd-steps", type=int, help="KD steps in all (default 800)")
     parser.add_argument("--kd-batch", type=int, help="images of a KD step (default 128)")
-    long = {"seeds": 3, "slow_seeds": 1, "images": 3840, "deepinversion_images": 512, "batch": 128}
-    short = {"seeds": 1, "slow_seeds": 1, "images": 640, "deepinversion_images": 32, "batch": 64}
+    long = {"seeds": 3, "slow_seeds": 1, "images": 2560, "batch": 128}
+    short = {"seeds": 1, "slow_seeds": 1, "images": 640, "deepinversion_images": [32], "batch": 64}
     options = parser.parse_args(arguments)
+    if options.deepinversion_images and len(options.deepinversion_images) not in (1, len(options.deepinversion_steps)):
+        parser.error("--deepinversion-images: give one number, or as many as --deepinversion-steps")
     defaults = short | {"kd_steps": 120, "kd_batch": 64} if options.quick else long | {"kd_steps": 800, "kd_batch": 128}
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    if options.deepinversion_images is None:
+        steps, all_images = options.deepinversion_steps, options.images
+        options.deepinversion_images = [all_images // 4 if each > HOURS_STEPS else all_images for each in steps]
 
     torch.set_num_threads(options.threads)
     result = conclude(measure(options), options)
