@@ -159,7 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.seconds is None:
         options.seconds = 5.0 if options.quick else 30.0
-    with measured_service(max(1, options.threads // 2), max_queued_jobs=options.clients) as service:
+    with measured_service(
+        max(1, options.threads // 2), max_queued_jobs=options.clients, max_requests_per_second=0
+    ) as service:
         found = measure(service, options)
     result = conclude(found, options)
     finish("api", result, describe(result), options)

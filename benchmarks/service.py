@@ -49,16 +49,16 @@ class MeasuredService:
         Raises:
             RuntimeError: it ended otherwise or took too long; the message holds the last lines of the log.
         """
-        job = self._client.submit(fields)
-        self.wait(lambda: self._client.job(job.id).state.is_final, timeout_seconds, f"job {job.id} is not done")
-        job = self._client.job(job.id)
+        job = self._client.jobs.create(fields)
+        self.wait(lambda: self._client.jobs.get(job.id).state.is_final, timeout_seconds, f"job {job.id} is not done")
+        job = self._client.jobs.get(job.id)
         if job.result is None:
             raise RuntimeError(f"job {job.id} {job.state}: {job.error}\n" + self._log())
         return job
 
     def shards(self, job_id: str) -> list[ShardManifest]:
         """Manifests of all shards."""
-        return self._client.shards(job_id)
+        return list(self._client.jobs.shards(job_id))
 
     def events(self, job_id: str) -> list[Event]:
         """All events, oldest first."""
@@ -75,11 +75,11 @@ class MeasuredService:
 
     def submit(self, fields: dict[str, Any]) -> str:
         """Queues a job; returns its id."""
-        return self._client.submit(fields).id
+        return self._client.jobs.create(fields).id
 
     def cancel(self, job_id: str) -> None:
         """Asks a job to stop."""
-        self._client.cancel(job_id)
+        self._client.jobs.cancel(job_id)
 
     def kd_steps(self, job_id: str) -> int:
         """KD steps done so far."""

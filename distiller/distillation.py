@@ -19,6 +19,7 @@ import structlog
 import torch
 
 from distiller.evaluation import Evaluation, Evaluator
+from distiller.export import export_student
 from distiller.pool import ImagePool
 from distiller.sources import ExistingDataset, JobShards, dataset_paths
 from distiller.trainer import Trainer
@@ -192,7 +193,8 @@ class Distillation:
         self._turn.progress(last)
         if time.monotonic() >= self._next_metrics or last == self._steps:
             self._next_metrics = time.monotonic() + METRICS_SECONDS
-            self._turn.report(step=last, metrics=self._trainer.metrics())
+            consumed = {"shards_consumed": float(self._source.shards)}
+            self._turn.report(step=last, metrics=self._trainer.metrics() | consumed)
         if last % self._spec.snapshot_every_steps == 0 and not self.is_lockstep and not self._source.is_complete:
             self._publish_snapshot()
         if self._turn.spec.evaluation and last % self._turn.spec.evaluation.every_steps == 0:
@@ -324,6 +326,7 @@ class Distillation:
                 "student_top1": found.student_top1,
                 "agreement": found.agreement,
             }
+        measured |= export_student(turn, self._student)
         if finish(turn, measured):
             return True
         self._source.reopen()

@@ -7,16 +7,19 @@ refills its pool with the same images in the same order.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 from numpy.typing import NDArray
 
+from distiller.shard_cache import ShardCache
+from shared import job_files
 from shared.broker import AnnouncedShard
-from shared.damage import fetched, set_aside
+from shared.damage import set_aside
 from shared.errors import UserError
 from shared.shard_patterns import expand_shards
 from shared.shards import DamagedShard, read_shard
-from shared.storage import PathOutsideStorage, Storage
+from shared.storage import PathOutsideStorage
 from shared.webdataset_reader import iter_samples
 from shared.worker import Turn
 
@@ -33,6 +36,7 @@ class JobShards:
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
+        self._cache = cache_of(turn)
         self._job_id = turn.attempt.job_id
         self.position = START
         self.shards = 0
@@ -79,12 +83,17 @@ class JobShards:
 
     def _read(self, shard: AnnouncedShard, *, consumed: bool) -> NDArray[Any] | None:
         """A verified shard's images, or None when it had to be set aside."""
+        manifest = shard.manifest
+        name = f"{job_files.shards(manifest.job)}/{manifest.name}"
         try:
-            with fetched(self._turn, shard) as path:
-                return read_shard(path, shard.manifest).images
-        except DamagedShard as damage:
-            set_aside(self._turn, shard, damage, consumed=consumed)
-            return None
+            with self._cache.fetched(name, sha256=manifest.sha256, size=manifest.bytes) as path:
+                return read_shard(path, manifest).images
+        except FileNotFoundError:
+            damage = DamagedShard("missing", f"{manifest.name} is missing")
+        except DamagedShard as found:
+            damage = found
+        set_aside(self._turn, shard, damage, consumed=consumed)
+        return None
 
 
 class ExistingDataset:
@@ -127,15 +136,20 @@ def dataset_paths(turn: Turn, pattern: str, field: str) -> Iterator[Any]:
     Raises:
         UserError: ``dataset_not_found`` or ``path_outside_storage``, naming the field.
     """
-    storage: Storage = turn.storage
+    cache = cache_of(turn)
     for name in expand_shards(pattern):
-        try:
-            path = storage.fetch(name, turn.scratch)
-        except FileNotFoundError:
-            message = f"{field}: there is no file `{name}` under the storage root"
-            raise UserError("dataset_not_found", message) from None
-        except PathOutsideStorage as error:
-            raise UserError("path_outside_storage", f"{field}: {error}") from error
-        yield path
-        if storage.local_path(name) is None:
-            path.unlink(missing_ok=True)
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(cache.fetched(name))
+            except FileNotFoundError:
+                message = f"{field}: there is no file `{name}` under the storage root"
+                raise UserError("dataset_not_found", message) from None
+            except PathOutsideStorage as error:
+                raise UserError("path_outside_storage", f"{field}: {error}") from error
+            yield path
+
+
+def cache_of(turn: Turn) -> ShardCache:
+    """The cache of this machine, as the deployment has set it up."""
+    settings = turn.settings
+    return ShardCache(turn.storage, turn.scratch, folder=settings.cache_folder, max_bytes=settings.cache_bytes)

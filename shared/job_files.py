@@ -4,7 +4,16 @@
 is the job's output.
 """
 
+from typing import Final
+
 from shared.jobs import Task
+from shared.specs import ExportFormat
+
+EXPORT_NAMES: Final[dict[ExportFormat, str]] = {
+    "torchscript": "student.torchscript.pt",
+    "torch-export": "student.pt2",
+    "onnx": "student.onnx",
+}
 
 
 def folder(job_id: str) -> str:
@@ -22,9 +31,35 @@ def student(job_id: str) -> str:
     return f"{folder(job_id)}/student.safetensors"
 
 
+def exported_student(job_id: str, format: ExportFormat) -> str:
+    """The trained student as a program."""
+    return f"{folder(job_id)}/{EXPORT_NAMES[format]}"
+
+
 def grid(job_id: str) -> str:
     """Picture grid of synthetic images."""
     return f"{folder(job_id)}/grid.png"
+
+
+def previews(job_id: str) -> str:
+    """Folder of the partitions' newest images; see ``shared.previews``."""
+    return f"{folder(job_id)}/preview"
+
+
+def preview(job_id: str, partition: int, attempt: int, images: int) -> str:
+    """Newest images of a partition of which an attempt has made so many."""
+    return f"{preview_prefix(job_id, partition)}{attempt:02d}-{images:09d}.png"
+
+
+def preview_prefix(job_id: str, partition: int) -> str:
+    """With what the names of all previews of a partition begin."""
+    return f"{previews(job_id)}/{partition:02d}-"
+
+
+def parse_preview(name: str) -> tuple[int, int, int]:
+    """(partition, attempt, images) of a preview's name."""
+    partition, attempt, images = name.rpartition("/")[2].removesuffix(".png").split("-")
+    return int(partition), int(attempt), int(images)
 
 
 def metrics(job_id: str) -> str:

@@ -5,6 +5,8 @@ most one ``distillation`` task. Clients see two *stages*; the synthesis stage su
 
     queued ─▶ running ─▶ succeeded | failed | cancelled
        └──────────┴─▶ cancelling ─▶ cancelled
+
+A failed or cancelled job that is retried is ``queued`` again, with everything that it has made.
 """
 
 from __future__ import annotations
@@ -143,9 +145,11 @@ class JobRecord(BaseModel):
     name: str = ""
     metadata: dict[str, str] = Field(default_factory=dict)
     state: State
+    owner: str | None = Field(None, description="Name of the API key that started it; null where there were none.")
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
+    retries: int = Field(0, description="Times that it was retried after it had failed or been cancelled.")
     stages: Stages
     measurement: Measurement | None = Field(None, description="The newest, where the job has an evaluation set.")
     error: JobError | None = None
@@ -212,9 +216,11 @@ def record_from_fields(fields: Mapping[str, str]) -> JobRecord:
         name=fields["name"],
         metadata=json.loads(fields["metadata"]),
         state=State(fields["state"]),
+        owner=fields.get("owner") or None,
         created_at=float(fields["created_at"]),
         started_at=_number(fields.get("started_at")),
         finished_at=_number(fields.get("finished_at")),
+        retries=int(fields.get("retries", 0)),
         stages=stages,
         measurement=_json(fields.get("measurement")),
         error=_json(fields.get("error")),

@@ -1,15 +1,30 @@
-"""Structured logs: JSON lines for machines, coloured lines for people, chosen by a setting."""
+"""Structured logs: JSON lines for machines, coloured lines for people, chosen by a setting.
 
+Every line carries what its context is bound to (``structlog.contextvars``): the worker, and while it has a task the
+job, partition and attempt; in the API the request. Lines of libraries that use ``logging`` or ``warnings`` come in the
+same form. A new thread begins with an empty context, so those that log are started with ``in_this_context``.
+"""
+
+import contextvars
 import logging
 import sys
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
 from shared.settings import Settings
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+LIBRARIES_LEVEL: Final = logging.WARNING
+"""What libraries say below this is of no interest to whoever runs the service."""
+
 
 def configure_logging(settings: Settings) -> None:
     """Sends every log line of this process to stderr in the form that the settings ask for."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     is_json = settings.log_format == "json"
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
@@ -29,7 +44,35 @@ def configure_logging(settings: Settings) -> None:
         processors.append(structlog.processors.format_exc_info)
     structlog.configure(
         processors=[*processors, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    _format_libraries([*processors, structlog.stdlib.add_logger_name], renderer, max(level, LIBRARIES_LEVEL))
+
+
+def _format_libraries(
+    processors: list[structlog.typing.Processor], renderer: structlog.typing.Processor, level: int
+) -> None:
+    """Gives the lines of ``logging`` and ``warnings`` the same form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=processors,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    logging.captureWarnings(True)
+
+
+def in_this_context(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The function, to be called in another thread, with log lines that carry what is bound here and now."""
+    context = contextvars.copy_context()
+
+    def run(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        return context.run(function, *arguments, **named)
+
+    return run

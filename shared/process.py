@@ -2,7 +2,12 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import NoReturn
+
+import psutil
+import torch
 
 from shared.broker import Broker
 from shared.devices import choose_device, describe_device, limit_threads
@@ -32,10 +37,28 @@ def run_worker(role: Role, work: Callable[[Turn], None]) -> None:
         broker=broker,
         storage=storage,
         settings=settings,
-        describe=lambda: dict(describe_device(device)),
+        describe=partial(describe_worker, device, psutil.Process()),
     )
     worker.run()
     broker.close()
+
+
+def describe_worker(device: torch.device, process: psutil.Process) -> dict[str, str | float]:
+    """What ``GET /workers`` tells of this process. Load is the mean since it was asked for last."""
+    about = describe_device(device)
+    described: dict[str, str | float] = {
+        "device": about["device"],
+        "device_name": about["name"],  # `name` is the worker's own
+        "memory_total_bytes": about["memory_total_bytes"],
+        "memory_available_bytes": about["memory_available_bytes"],
+        "process_memory_bytes": process.memory_info().rss,
+        "cpu_percent": process.cpu_percent(),
+    }
+    if device.type == "cuda":
+        # Needs nvidia-ml-py, which torch does not bring along, and a driver that answers it.
+        with suppress(ModuleNotFoundError, RuntimeError):
+            described["gpu_percent"] = torch.cuda.utilization(device)
+    return described
 
 
 def _give_up(reason: str) -> NoReturn:

@@ -3,17 +3,18 @@
 A job is deleted in two steps of which the first decides: its keys go in one script, which notes the id, and
 from then on nobody can see or touch the job; then its folder goes. A crash in between leaves the note, and
 whoever sweeps next finishes. ``sweep`` also removes what killed workers left: working files of jobs that
-have ended, shards that never counted, unfinished files, consumers of the queues. Idle workers sweep, one of
-them a minute.
+have ended (but for the newest checkpoints of those that may be retried), shards that never counted, unfinished
+files, consumers of the queues. Idle workers sweep, one of them a minute.
 """
 
 from __future__ import annotations
+
+import time
 
 import structlog
 
 from shared import job_files, scratch
 from shared.broker import Broker
-from shared.dataset_folder import remove_unlisted
 from shared.storage import Storage
 
 logger = structlog.get_logger()
@@ -47,15 +48,32 @@ def sweep(broker: Broker, storage: Storage, *, older_than_seconds: float = UNFIN
     """
     for job_id in broker.retention.deleted():
         _delete_files(broker, storage, job_id)
-    for job_id in broker.retention.untidy(lease_seconds=broker.leases.lease_seconds):
-        storage.delete_tree(job_files.work(job_id))
-        remove_unlisted(storage, job_files.folder(job_id), broker.streams.shards(job_id))
-        storage.remove_stale_temporaries(job_files.folder(job_id), older_than_seconds=0)
-        broker.retention.is_tidy(job_id)
-        logger.info("job_tidied", job=job_id)
+    for job_id in broker.retention.untidy():
+        _tidy(broker, storage, job_id)
     storage.remove_stale_temporaries(older_than_seconds=older_than_seconds)
     broker.retention.forget_consumers(idle_seconds=CONSUMER_SECONDS)
     scratch.remove_abandoned()
+
+
+def _tidy(broker: Broker, storage: Storage, job_id: str) -> None:
+    """Removes what an ended job has no use for. A retry may begin at any moment of it.
+
+    So only files go that were there before the job was found to be at rest: later ones, under new names, are of the
+    workers that go on with it. What they go on from stays, as long as the job has not succeeded.
+    """
+    listed_at = time.time()
+    present = storage.list(job_files.folder(job_id))
+    job = broker.retention.at_rest(job_id, lease_seconds=broker.leases.lease_seconds)
+    if job is None:
+        return
+    work, shards = f"{job_files.work(job_id)}/", f"{job_files.shards(job_id)}/"
+    counted = {f"{shards}{name}" for each in broker.streams.shards(job_id) for name in (each.name, each.sidecar_name)}
+    for name in present:
+        if name.startswith((work, shards)) and name not in counted | job.needed:
+            storage.delete(name)
+    storage.remove_stale_temporaries(job_files.folder(job_id), older_than_seconds=time.time() - listed_at)
+    broker.retention.is_tidy(job)
+    logger.info("job_tidied", job=job_id)
 
 
 def _delete_files(broker: Broker, storage: Storage, job_id: str) -> None:

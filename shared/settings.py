@@ -4,10 +4,16 @@ Variables carry the prefix ``DFKD_``; ``REDIS_URL`` is also read under its custo
 never changes a setting and a setting never changes what a job's spec means.
 """
 
+import ipaddress
+import re
+from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.api_keys import ApiKey, parse_api_keys
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
@@ -15,24 +21,60 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 class Settings(BaseSettings):
     """Settings of one process, read from the environment when constructed."""
 
-    model_config = SettingsConfigDict(env_prefix="DFKD_", env_file=None, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="DFKD_", env_file=None, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     redis_url: str | None = Field(
         None,
         validation_alias=AliasChoices("DFKD_REDIS_URL", "REDIS_URL", "redis_url"),
+        repr=False,  # it may hold a password
         description="Redis or Valkey server. Unset: `dfkd up` starts one of its own.",
     )
     storage: str = Field("dfkd-data", description="Storage root: a folder or an s3:// address.")
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 picks a free one.")
-    max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest accepted request body.")
+    published_address: str | None = Field(
+        None, description="Of the machine, where the port of the API's container is published; counts instead of host."
+    )
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
+        (),
+        description="Keys that the API accepts, separated by commas: name:sha256:HEX (`dfkd key NAME` makes one) or "
+        "name:KEY. None: everybody who reaches the API may do everything.",
+    )
+    allow_unauthenticated: bool = Field(
+        False, description="Lets the API listen beyond loopback although there are no API keys."
+    )
+    own_jobs_only: bool = Field(False, description="A caller sees and changes only the jobs that its API key started.")
+    public_metrics: bool = Field(False, description="Answers GET /metrics without an API key, for a private network.")
+    allowed_hosts: CommaSeparated = Field(
+        (),
+        description="Comma-separated host names under which clients reach the API, or *. localhost and IP addresses "
+        "always work. Unset: any name where there are API keys, no other where there are none.",
+    )
+    session_hours: float = Field(168.0, gt=0, le=8760, description="A sign-in to the dashboard lasts this long.")
+    max_wrong_keys: int = Field(
+        20, ge=1, description="Wrong API keys that one address may send at once; after that one a second, then 429."
+    )
+    max_requests_per_second: float = Field(
+        300.0,
+        ge=0,
+        description="Requests of one API key, or of one address without a key, above which the API answers 429. "
+        "Twice as many may come at once. Counted by each API process. 0: no limit.",
+    )
+    max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest accepted request body, uploads excepted.")
+    max_upload_bytes: int = Field(4 * 1024**3, ge=1_000, description="Largest accepted upload of a checkpoint.")
     max_queued_jobs: int = Field(10_000, ge=1, description="POST /jobs answers 429 above this many unfinished jobs.")
 
     lease_seconds: float = Field(15.0, gt=0, le=3600, description="A worker silent for longer loses its claim.")
     max_attempts: int = Field(
         3, ge=1, le=100, description="Attempts in a row without progress after which a job fails."
     )
+    cache_folder: Path | None = Field(
+        None, description="Local folder in which distillers keep copies of shards from object storage. Unset: none."
+    )
+    cache_bytes: int = Field(10_000_000_000, ge=0, description="Most that the cache folder may hold.")
     max_damaged_shards: int = Field(
         16, ge=0, description="Shards found damaged and made again before the job fails instead."
     )
@@ -46,10 +88,66 @@ class Settings(BaseSettings):
         (), description="Comma-separated package.module prefixes that `arch: package.module:factory` may import."
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["json", "console"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["json", "console"] = Field("console", description="Log lines for machines or for people.")
 
-    @field_validator("allowed_factories", mode="before")
+    @field_validator("allowed_factories", "allowed_hosts", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _hash_keys(cls, value: object) -> object:
+        return parse_api_keys(value) if isinstance(value, str) else value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: str | None) -> str | None:
+        # Here, since the messages of urllib and redis-py repeat parts of the URL, such as half of a password.
+        try:
+            _ = urlsplit(value or "").port
+        except ValueError:
+            raise ValueError(
+                "no usable port; write redis://[user:password@]host:port/database and percent-encode /, ?, # and @ "
+                "in the password"
+            ) from None
+        return value
+
+    @field_validator("storage")
+    @classmethod
+    def _keep_secrets_out_of_the_storage(cls, value: str) -> str:
+        # Messages name the storage root.
+        if re.match(r"[A-Za-z0-9+.-]+://[^/]*@", value):
+            raise ValueError(
+                "credentials do not belong in the address; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        return value
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on this address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(settings: Settings, host: str | None = None) -> None:
+    """Refuses to let the API listen where others reach it while it asks nobody who they are.
+
+    Args:
+        settings: of the deployment.
+        host: where it will listen, if not where the settings say.
+
+    Raises:
+        ValueError: with what to do about it.
+    """
+    host = settings.published_address or settings.host if host is None else host
+    if not (settings.api_keys or settings.allow_unauthenticated or is_loopback(host)):
+        raise ValueError(
+            f"refusing to listen on {host or 'every address'} without an API key: whoever reaches it could use it. Set "
+            "DFKD_API_KEYS (`dfkd key NAME` makes a key), listen on 127.0.0.1, or set DFKD_ALLOW_UNAUTHENTICATED=true"
+        )

@@ -248,6 +248,9 @@ SynthesisSpec = Annotated[FastMetaSynthesis | FastSynthesis | DeepInversionSynth
 SYNTHESIS_METHODS = ("fast-meta", "fast", "deepinversion")
 
 
+ExportFormat = Literal["torchscript", "torch-export", "onnx"]
+
+
 class DistillationSpec(Spec):
     """How the student is trained: SGD with momentum on KL(teacher ‖ student) at a temperature."""
 
@@ -285,6 +288,12 @@ class DistillationSpec(Spec):
         200, ge=1, le=100_000_000, description="Steps between student snapshots for the adversarial term."
     )
     augmentation: AugmentationSpec = Field(default_factory=AugmentationSpec)
+    export: tuple[ExportFormat, ...] = Field(
+        (),
+        max_length=3,
+        description="Files to make of the trained student besides its weights, for use without its code. A format that "
+        "the network does not allow is left out, with the reason in the result.",
+    )
 
     @model_validator(mode="after")
     def _learning_rate_falls(self) -> Self:

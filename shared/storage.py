@@ -29,6 +29,10 @@ from shared.durable_files import TEMPORARY_PREFIX
 MAX_NAME_BYTES = 1024
 MAX_PART_BYTES = 255
 
+PART_BYTES = 8 * 1024 * 1024
+PARTS_AT_ONCE = 2
+"""Of an upload to object storage: what it takes of memory, whatever the size of the file."""
+
 Names = list[str]
 """Inside the class, ``list`` is the method."""
 
@@ -121,6 +125,16 @@ class Storage:
         """Sorted names of all files in a folder and below it; of everything without one."""
         return [name for name in self._walk(prefix) if not _is_temporary(name)]
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of all files in a folder and below it, by sorted name; on object storage from the listing alone."""
+        names = self.list(prefix)
+        if self._folder:
+            return {name: Path(self._address(name)).stat().st_size for name in names}
+        start = self._address(prefix) if prefix else self.root
+        found = cast(Any, self._files.find(start, detail=True))
+        bucket_path = self.root.removeprefix("s3://")
+        return {name: int(found[f"{bucket_path}/{name}"]["size"]) for name in names}
+
     def local_path(self, name: str) -> Path | None:
         """Where the file lies on this machine, present or not; None on object storage."""
         return Path(self._address(name)) if self._folder else None
@@ -138,6 +152,15 @@ class Storage:
         target = folder / PurePosixPath(name).name
         durable_files.publish(target, lambda temporary: self._files.get_file(address, str(temporary)))
         return target
+
+    def download(self, name: str, target: Path) -> None:
+        """Copies a file into a local one, as it goes: what fails leaves half a copy."""
+        self._files.get_file(self._file_address(name), str(target))
+
+    def entity_tag(self, name: str) -> str:
+        """Changes with the content of an object; of a local file, with its size and time of change."""
+        info = self._files.info(self._file_address(name))
+        return str(info.get("ETag") or (info["size"], info.get("mtime")))
 
     # Writing
 
@@ -168,7 +191,7 @@ class Storage:
             durable_files.publish(target, lambda temporary: shutil.copyfile(local, temporary))
         else:
             # One object is put, or the multipart upload completed, in one atomic step.
-            self._files.put_file(str(local), address)
+            self._files.put_file(str(local), address, chunksize=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
         if move:
             local.unlink(missing_ok=True)
 

@@ -28,6 +28,7 @@ from shared.broker import Attempt, Broker, JobStopped, LeaseLost
 from shared.durable_files import is_full
 from shared.errors import UserError
 from shared.jobs import JobError, JobRecord, Role
+from shared.logs import in_this_context
 from shared.retention import SWEEP_SECONDS, sweep
 from shared.scratch import Scratch
 from shared.settings import Settings
@@ -127,7 +128,7 @@ class Turn:
         self._scratch = Scratch()
         self.scratch: Path = self._scratch.path
         """A local folder that goes with the turn."""
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=in_this_context(self._beat), name="heartbeat", daemon=True)
 
     def __enter__(self) -> Turn:
         """Starts the heartbeat."""
@@ -257,7 +258,8 @@ class Worker:
         """Works until a signal arrives."""
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
-        logger.info("worker_started", worker=self.name, role=str(self.role))
+        structlog.contextvars.bind_contextvars(worker=self.name, role=str(self.role))
+        logger.info("worker_started")
         while not self._stopping.is_set():
             with suppress(redis.RedisError):
                 self._register("")
@@ -274,7 +276,10 @@ class Worker:
                 self._sweep()
         with suppress(redis.RedisError):
             self._broker.streams.forget_worker(self.name)
-        logger.info("worker_stopped", worker=self.name)
+        # The interpreter takes the handler away while it shuts down, and then the signal would kill.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        logger.info("worker_stopped")
+        structlog.contextvars.unbind_contextvars("worker", "role")
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         if not self._stopping.is_set():
@@ -297,19 +302,17 @@ class Worker:
         self._broker.streams.register_worker(self.name, fields, ttl_seconds=60)
 
     def _take(self, attempt: Attempt) -> None:
-        structlog.contextvars.bind_contextvars(
-            job=attempt.job_id, task=str(attempt.task), attempt=attempt.number, worker=self.name
-        )
-        logger.info("attempt_started")
-        try:
-            self._settle(attempt)
-        except LeaseLost:
-            logger.warning("lease_lost")
-        except redis.RedisError as error:
-            # The lease expires by itself and the task is taken up again.
-            logger.error("server_unreachable", error=str(error))
-        finally:
-            structlog.contextvars.clear_contextvars()
+        with structlog.contextvars.bound_contextvars(
+            job=attempt.job_id, partition=attempt.task.partition, attempt=attempt.number
+        ):
+            logger.info("attempt_started")
+            try:
+                self._settle(attempt)
+            except LeaseLost:
+                logger.warning("lease_lost")
+            except redis.RedisError as error:
+                # The lease expires by itself and the task is taken up again.
+                logger.error("server_unreachable", error=str(error))
 
     def _settle(self, attempt: Attempt) -> None:
         """Does the work and tells the broker how it ended. Raises LeaseLost when that no longer counts."""

@@ -16,12 +16,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from shared.client import Client
+from shared.client.progress import display_for
 from shared.jobs import JobRecord, State
 from shared.storage import Storage
 from synth_service.cli.job_file import load_job_file
 from synth_service.cli.outcomes import ExitCode, connected, fail, messages, output, print_json
 from synth_service.cli.running import report
-from synth_service.cli.watching import display_for, watch
 from synth_service.embedded_redis import LOOPBACK
 from synth_service.local_service import CannotStart, Interrupted, LocalService, StopSignals
 from synth_service.supervisor import CannotKeepRunning
@@ -72,7 +72,7 @@ def run_demo(*, storage: Path, seed: int | None, as_json: bool) -> None:
         )
         try:
             messages.print("starting the server, the API, a synthesis worker and a distiller …")
-            with service, connected(service.url) as client:
+            with service, connected(service.url, sleep=service.pause) as client:
                 job = _distil(service, client, spec)
         except Interrupted:
             messages.print("interrupted; everything is stopped")
@@ -108,9 +108,9 @@ def copy_inputs(spec: dict[str, Any], example: Path, storage: Storage) -> None:
 def _distil(service: LocalService, client: Client, spec: dict[str, Any]) -> JobRecord:
     service.wait_until_ready()
     messages.print(f"the API listens on {service.url}")
-    job = client.submit(spec)
+    job = client.jobs.create(spec)
     messages.print(f"submitted {job.id}: synthesis and distillation run at the same time")
-    return watch(client, job.id, display_for(messages), pause=service.pause)
+    return job.wait(progress=display_for(messages))
 
 
 def summarise(job: JobRecord, storage: Storage, *, seconds: float) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from shared.durable_files import is_full
+from shared.logs import in_this_context
 from shared.manifests import ImageFormat, ShardManifest
 from shared.shards import SampleBatch, seal, write_shard
 from shared.storage import Storage
@@ -40,6 +41,7 @@ class ShardWriter(Generic[Payload]):
         max_waiting: shards that may wait for the thread; ``submit`` blocks beyond. Bounds the memory.
         on_wait: called now and then in the caller's thread while that waits for the writer, with the error of a
             full storage while the writer itself waits for room; what it raises ends the wait.
+        on_sealed: called in the writer's thread with the samples of each shard once it is sealed. Must not raise.
         clock: seconds since the epoch, for the manifests.
     """
 
@@ -55,6 +57,7 @@ class ShardWriter(Generic[Payload]):
         image_format: ImageFormat,
         max_waiting: int = 2,
         on_wait: Callable[[OSError | None], None] = lambda _: None,
+        on_sealed: Callable[[Sequence[SampleBatch]], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._storage = storage
@@ -65,6 +68,7 @@ class ShardWriter(Generic[Payload]):
         self._attempt = attempt
         self._image_format = image_format
         self._on_wait = on_wait
+        self._on_sealed = on_sealed
         self._clock = clock
         self._full: OSError | None = None
         self._waiting: queue.Queue[tuple[int, int, Sequence[SampleBatch], Payload] | None] = queue.Queue(max_waiting)
@@ -72,7 +76,9 @@ class ShardWriter(Generic[Payload]):
         self._unsealed = 0
         self._failure: BaseException | None = None
         self._abandoned = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"shard-writer-{job}-{partition}", daemon=True)
+        self._thread = threading.Thread(
+            target=in_this_context(self._run), name=f"shard-writer-{job}-{partition}", daemon=True
+        )
         self._thread.start()
 
     def submit(self, index: int, first_image: int, batches: Sequence[SampleBatch], payload: Payload) -> None:
@@ -154,6 +160,7 @@ class ShardWriter(Generic[Payload]):
                 continue
             try:
                 self._sealed.put(self._write_when_there_is_room(*shard))
+                self._on_sealed(shard[2])
             except BaseException as error:
                 self._failure = error
                 self._sealed.put(error)

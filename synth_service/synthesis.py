@@ -26,6 +26,7 @@ from shared.specs import MAX_PARTITIONS
 from shared.worker import Turn, TurnYielded
 from synth_service.inversion import SyntheticBatch, build_inverter
 from synth_service.plan import PartitionPlan, ShardPlan
+from synth_service.preview import Preview
 from synth_service.shard_writer import ShardWriter
 
 logger = structlog.get_logger()
@@ -95,6 +96,13 @@ class Synthesis:
         self._seconds = 0.0
         self._images = position.images
         self._folder = job_files.shards(turn.attempt.job_id)
+        self._preview = Preview(
+            turn.storage,
+            turn.attempt.job_id,
+            self._task.partition,
+            turn.attempt.number,
+            num_classes=self._num_classes,
+        )
         self._superseded = checkpoints.SupersededFiles(turn.storage, self._left_over())
         turn.make_room = self._superseded.delete_due
 
@@ -132,6 +140,7 @@ class Synthesis:
             attempt=attempt.number,
             image_format=self._spec.image_format,
             on_wait=self._while_waiting,
+            on_sealed=self._preview.add,
         ) as writer:
             while (shard := self._plan.next_shard()) is not None:
                 self._wait_for_distiller(writer)
@@ -140,6 +149,7 @@ class Synthesis:
                 writer.submit(shard.index, shard.first_image, batches, end)
                 self._announce_sealed(writer)
             self._announce_sealed(writer, wait=True)
+        self._preview.flush()
         self._plan.refresh(turn.broker.streams.synthesis_position(attempt.job_id, self._task))
 
     def _while_waiting(self, full: OSError | None) -> None:

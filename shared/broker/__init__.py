@@ -2,15 +2,26 @@
 
 ``Broker`` is the way in. ``jobs`` is the client's side (create, read, list, cancel), ``leases`` the
 worker's (claim, renew, give back, finish), ``streams`` what flows while a job runs (shards, student
-snapshots, events, metrics) and ``retention`` how jobs leave. State lives in one hash per job; queue entries
-only point to it. Only commands that both Redis 6.2 and Valkey have are used. All keys of a script are passed
-to it, but they hash to different slots: one server or a primary with replicas, not a cluster.
+snapshots, events, metrics), ``retention`` how jobs leave and ``statistics`` what operators watch. State lives
+in one hash per job; queue entries only point to it. Only commands that both Redis 6.2 and Valkey have are used.
+The keys of a script hash to different slots: one server or a primary with replicas, not a cluster.
 """
 
 from shared.broker.connection import SOCKET_TIMEOUT_SECONDS, WORKER_PATIENCE_RETRIES, Client, Patience, connect
-from shared.broker.jobs import IdempotencyConflict, JobFinished, Jobs, QueueFull
+from shared.broker.jobs import Jobs
 from shared.broker.leases import Attempt, JobStopped, LeaseLost, Leases
-from shared.broker.retention import JobUnfinished, Retention
+from shared.broker.models import Model, ModelInUse, Models
+from shared.broker.refusals import (
+    IdempotencyConflict,
+    JobFinished,
+    JobSucceeded,
+    JobUnfinished,
+    ModelMissing,
+    QueueFull,
+)
+from shared.broker.retention import Retention
+from shared.broker.session_secret import session_secret
+from shared.broker.statistics import Statistics
 from shared.broker.streams import AnnouncedShard, Backlog, Streams, StudentSnapshot, SynthesisPosition
 
 __all__ = [
@@ -21,10 +32,15 @@ __all__ = [
     "IdempotencyConflict",
     "JobFinished",
     "JobStopped",
+    "JobSucceeded",
     "JobUnfinished",
     "Jobs",
     "LeaseLost",
     "Leases",
+    "Model",
+    "ModelInUse",
+    "ModelMissing",
+    "Models",
     "QueueFull",
     "Retention",
     "Streams",
@@ -34,7 +50,7 @@ __all__ = [
 
 
 class Broker:
-    """One connection pool and the four views of what is behind it.
+    """One connection pool and the views of what is behind it.
 
     Args:
         url: redis:// or rediss:// address.
@@ -56,13 +72,19 @@ class Broker:
         self._patience = Patience()
         self.redis: Client = connect(url, retries=retries, timeout_seconds=timeout_seconds, patience=self._patience)
         self.jobs = Jobs(self.redis)
+        self.models = Models(self.redis)
         self.leases = Leases(self.redis, lease_seconds=lease_seconds, max_attempts=max_attempts)
         self.streams = Streams(self.redis)
         self.retention = Retention(self.redis)
+        self.statistics = Statistics(self.redis)
 
     def hurry(self, seconds: float) -> None:
         """Waits no longer than this for a server that does not answer, now that the process is to end."""
         self._patience.hurry(seconds)
+
+    def session_secret(self) -> str:
+        """What signs the dashboard's sign-ins."""
+        return session_secret(self.redis)
 
     def close(self) -> None:
         """Closes the connections."""

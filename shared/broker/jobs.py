@@ -1,18 +1,29 @@
-"""Creating, reading and cancelling jobs: the client's side of the broker."""
+"""Creating, reading, cancelling and retrying jobs: the client's side of the broker."""
 
 import hashlib
 import json
+import secrets
 import time
 from collections.abc import Iterator
 
 from shared.broker import keys
 from shared.broker.connection import Client
+from shared.broker.refusals import (
+    IdempotencyConflict,
+    JobFinished,
+    JobSucceeded,
+    JobUnfinished,
+    ModelMissing,
+    QueueFull,
+)
 from shared.broker.scripts import Script
 from shared.jobs import JobRecord, Role, State, new_job_id, record_from_fields, task_totals
+from shared.model_files import model_of
 from shared.specs import JobSpec
 
 # ARGV: 3 id, 4 name, 5 metadata, 6 spec, 7 tasks as JSON [[task, total], …], 8 most unfinished jobs, 9 digest of
-# the request or '', 10 seconds to remember it. KEYS 7: all jobs, 8: what the idempotency key made, where there is one.
+# the request or '', 10 seconds to remember it, 11 owner or ''. KEYS 7: all jobs, 8: what the idempotency key made,
+# where there is one, 9 and following: each model that the job refers to and the set of jobs that do.
 _CREATE = Script("""
 if redis.call('EXISTS', KEYS[1]) == 1 then return ARGV[3] end
 if ARGV[9] ~= '' then
@@ -20,10 +31,15 @@ if ARGV[9] ~= '' then
   if made[1] then return made[2] == ARGV[9] and made[1] or 'conflict' end
 end
 if redis.call('SCARD', KEYS[5]) >= tonumber(ARGV[8]) then return 'full' end
+for index = 9, #KEYS, 2 do
+  if redis.call('EXISTS', KEYS[index]) == 0 then return 'no model' end
+end
+for index = 10, #KEYS, 2 do redis.call('SADD', KEYS[index], ARGV[3]) end
 local names = {}
 for index, each in ipairs(cjson.decode(ARGV[7])) do names[index] = each[1] end
 redis.call('HSET', KEYS[1], 'id', ARGV[3], 'name', ARGV[4], 'metadata', ARGV[5], 'spec', ARGV[6],
-           'state', 'queued', 'created_at', now(), 'tasks', cjson.encode(names))
+           'owner', ARGV[11], 'created_at', now(), 'tasks', cjson.encode(names))
+enter('queued')
 redis.call('ZADD', KEYS[7], 0, ARGV[3])
 redis.call('SADD', KEYS[5], ARGV[3])
 for _, each in ipairs(cjson.decode(ARGV[7])) do
@@ -46,7 +62,7 @@ local state = get('state')
 if not state then return 'missing' end
 if is_final(state) then return 'final' end
 if state ~= 'cancelling' then
-  set('state', 'cancelling')
+  enter('cancelling')
   event('cancel_requested', '')
 end
 cancel_queued_tasks()
@@ -54,17 +70,40 @@ settle_cancellation()
 return 'ok'
 """)
 
-
-class QueueFull(Exception):
-    """As many unfinished jobs as the deployment allows are waiting already."""
-
-
-class IdempotencyConflict(Exception):
-    """The idempotency key was used for another specification."""
-
-
-class JobFinished(Exception):
-    """The job is in a final state, so the request comes too late."""
+# ARGV: 3 token of the request, 4 most unfinished jobs. Attempts go on counting, since file names hold their numbers. A
+# worker that has not heard yet that the job had ended loses its task: what it still meets, such as the very error
+# that is mended by now, must not end the job once more.
+_RETRY = Script("""
+local state = get('state')
+if not state then return 'missing' end
+if get('retry_token') == ARGV[3] then return 'ok' end
+if state == 'succeeded' then return 'succeeded' end
+if not is_final(state) then return 'unfinished' end
+if redis.call('SCARD', KEYS[5]) >= tonumber(ARGV[4]) then return 'full' end
+local queued = {}
+for _, each in ipairs(tasks()) do
+  local task_state = get(each .. ':state')
+  if task_state ~= 'succeeded' then
+    if task_state == 'running' then
+      drop_entry(each)
+      event('attempt_released', each, cjson.encode({worker = get(each .. ':worker'), reason = 'job retried'}))
+    end
+    local entry = redis.call('XADD', queue_of(each), '*', 'job', get('id'), 'partition', string.match(each, ':(%d+)$'))
+    redis.call('HSET', KEYS[1], each .. ':state', 'queued', each .. ':entry', entry, each .. ':failures', 0)
+    redis.call('HDEL', KEYS[1], each .. ':token', each .. ':worker', each .. ':rate', each .. ':finished_at',
+               each .. ':error')
+    queued[#queued + 1] = each
+  end
+end
+enter('queued')
+redis.call('HSET', KEYS[1], 'retry_token', ARGV[3], 'damaged', 0)
+redis.call('HDEL', KEYS[1], 'finished_at', 'error')
+redis.call('SADD', KEYS[5], get('id'))
+redis.call('SREM', KEYS[6], get('id'))
+local retries = redis.call('HINCRBY', KEYS[1], 'retries', 1)
+event('job_retried', '', cjson.encode({retries = retries, tasks = queued, ended = state}))
+return 'ok'
+""")
 
 
 class Jobs:
@@ -73,17 +112,27 @@ class Jobs:
     def __init__(self, client: Client) -> None:
         self._redis = client
 
-    def create(self, spec: JobSpec, *, max_unfinished: int = 10_000, idempotency_key: str | None = None) -> JobRecord:
+    def create(
+        self,
+        spec: JobSpec,
+        *,
+        owner: str | None = None,
+        max_unfinished: int = 10_000,
+        idempotency_key: str | None = None,
+    ) -> JobRecord:
         """Stores a job and queues all of its tasks, atomically.
 
         Args:
             spec: what to do.
+            owner: name of the API key that asks for it.
             max_unfinished: most jobs that may be unfinished at a time.
-            idempotency_key: with the same key, the same specification gives the same job for a day.
+            idempotency_key: of the owner's choice; with the same one, the same specification gives the same job
+                for a day.
 
         Raises:
             QueueFull: there are ``max_unfinished`` unfinished jobs.
             IdempotencyConflict: the key came with another specification before.
+            ModelMissing: an uploaded checkpoint that it refers to is gone.
         """
         job_id = new_job_id()
         described = spec.model_dump_json()
@@ -91,7 +140,12 @@ class Jobs:
         totals = [[str(task), total] for task, total in task_totals(spec).items()]
         outcome = _CREATE(
             self._redis,
-            [*keys.of_job(job_id), keys.JOBS, keys.idempotency(_digest(idempotency_key or ""))],
+            [
+                *keys.of_job(job_id),
+                keys.JOBS,
+                keys.idempotency(_digest(json.dumps([owner, idempotency_key]))),
+                *(key for model in _models_of(spec) for key in (keys.model(model), keys.model_jobs(model))),
+            ],
             "",
             "",
             job_id,
@@ -102,11 +156,14 @@ class Jobs:
             max_unfinished,
             request,
             keys.IDEMPOTENCY_SECONDS,
+            owner or "",
         )
         if outcome == "full":
             raise QueueFull
         if outcome == "conflict":
             raise IdempotencyConflict(idempotency_key)
+        if outcome == "no model":
+            raise ModelMissing
         return self.get(outcome)
 
     def get(self, job_id: str) -> JobRecord:
@@ -121,7 +178,13 @@ class Jobs:
         return record_from_fields(fields)
 
     def list(
-        self, *, after: str | None = None, limit: int = 20, state: State | None = None, name: str | None = None
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        state: State | None = None,
+        name: str | None = None,
+        owner: str | None = None,
     ) -> tuple[list[JobRecord], bool]:
         """Jobs from newest to oldest, and whether there are more.
 
@@ -130,10 +193,13 @@ class Jobs:
             limit: most jobs to return.
             state: only jobs in this state.
             name: only jobs whose name contains this, ignoring case.
+            owner: only jobs that this API key started.
         """
         found: list[JobRecord] = []
         for record in self._newest_first(after, page=max(limit + 1, 50)):
-            if state not in (None, record.state) or (name and name.lower() not in record.name.lower()):
+            if state not in (None, record.state) or owner not in (None, record.owner):
+                continue
+            if name and name.lower() not in record.name.lower():
                 continue
             if len(found) == limit:
                 return found, True
@@ -171,6 +237,35 @@ class Jobs:
             raise JobFinished(job_id)
         return self.get(job_id)
 
+    def retry(self, job_id: str, *, max_unfinished: int = 10_000) -> JobRecord:
+        """Lets a failed or cancelled job go on from where its tasks last left a checkpoint.
+
+        What is done stays done: tasks that have succeeded, shards that count, checkpoints. The failures that
+        brought it down are forgiven, and workers that have not let go of it yet lose their tasks. Of several
+        requests at once one succeeds.
+
+        Args:
+            job_id: of the job.
+            max_unfinished: most jobs that may be unfinished at a time.
+
+        Raises:
+            KeyError: there is no such job.
+            JobSucceeded: there is nothing left to do.
+            JobUnfinished: it has not ended.
+            QueueFull: there are ``max_unfinished`` unfinished jobs.
+        """
+        # The token makes the command harmless when it is sent again because its answer was lost.
+        outcome = _RETRY(self._redis, keys.of_job(job_id), "", "", secrets.token_hex(16), max_unfinished)
+        if outcome == "missing":
+            raise KeyError(job_id)
+        if outcome == "succeeded":
+            raise JobSucceeded(job_id)
+        if outcome == "unfinished":
+            raise JobUnfinished(job_id)
+        if outcome == "full":
+            raise QueueFull
+        return self.get(job_id)
+
     def synthesis_is_complete(self, job_id: str) -> bool:
         """Whether every synthesis task has succeeded, so that no further shard will come."""
         partitions = self.get(job_id).stages.synthesis
@@ -189,6 +284,14 @@ class Jobs:
         started = time.perf_counter()
         self._redis.ping()
         return time.perf_counter() - started
+
+
+def _models_of(spec: JobSpec) -> Iterator[str]:
+    """The uploaded checkpoints that a job loads."""
+    for network in (spec.teacher, spec.student):
+        model = model_of(network.checkpoint) if network and network.checkpoint else None
+        if model is not None:
+            yield model
 
 
 def _digest(text: str) -> str:

@@ -15,6 +15,9 @@ GROUP: Final = "workers"
 JOBS: Final = f"{PREFIX}jobs"
 """Sorted set of all job ids, equal scores: ids sort by creation."""
 
+MODELS: Final = f"{PREFIX}models"
+"""Sorted set of the ids of all uploaded checkpoints, equal scores: ids sort by creation."""
+
 UNFINISHED: Final = f"{PREFIX}jobs:unfinished"
 """Set of the ids of jobs in no final state."""
 
@@ -24,11 +27,25 @@ UNTIDY: Final = f"{PREFIX}jobs:untidy"
 DELETED: Final = f"{PREFIX}jobs:deleted"
 """Set of the ids of jobs that are gone here and whose files have yet to follow."""
 
+SESSION_SECRET: Final = f"{PREFIX}session-secret"
+"""String: what signs the dashboard's sign-ins."""
+
 SWEEPER: Final = f"{PREFIX}sweeper"
 """Exists while somebody has lately begun to tidy up."""
 
+STATISTICS: Final = f"{PREFIX}statistics"
+"""Hash of counts over all jobs that there ever were; see ``shared.broker.statistics``."""
+
+WORKERS: Final = f"{PREFIX}workers"
+"""Sorted set of the names of workers, by when they were last heard of."""
+
+NOBODY: Final = "nobody"
+"""The consumer that holds the entries that workers gave back."""
+
 EVENTS_KEPT: Final = 10_000
 METRICS_KEPT: Final = 200_000
+METRIC_BLOCKS_KEPT: Final = 20_000
+"""Blocks of rows in an overview. They outlast the rows: see ``shared.broker.reports``."""
 IDEMPOTENCY_SECONDS: Final = 24 * 3600
 
 
@@ -57,6 +74,16 @@ def metrics(job_id: str) -> str:
     return f"{job(job_id)}:metrics"
 
 
+def metrics_overview(job_id: str) -> str:
+    """Capped stream of the telling rows of each block of measured values."""
+    return f"{job(job_id)}:metrics:overview"
+
+
+def metrics_open(job_id: str) -> str:
+    """Hash: of each task the rows of the block that is not full yet, and how many rows there were in all."""
+    return f"{job(job_id)}:metrics:open"
+
+
 def student(job_id: str) -> str:
     """Hash: the newest student snapshot."""
     return f"{job(job_id)}:student"
@@ -67,12 +94,19 @@ def worker(name: str) -> str:
     return f"{PREFIX}worker:{name}"
 
 
+def model(model_id: str) -> str:
+    """Hash: what is known of an uploaded checkpoint."""
+    return f"{PREFIX}model:{model_id}"
+
+
+def model_jobs(model_id: str) -> str:
+    """Set of the ids of jobs that were created with the model; some may be gone."""
+    return f"{model(model_id)}:jobs"
+
+
 def idempotency(digest: str) -> str:
     """Hash with a time to live: the job that a request with an Idempotency-Key made."""
     return f"{PREFIX}idempotency:{digest}"
-
-
-WORKERS_PATTERN: Final = f"{PREFIX}worker:*"
 
 
 def of_job(job_id: str) -> list[str]:

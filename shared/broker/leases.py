@@ -59,7 +59,7 @@ redis.call('HSET', KEYS[1], task .. ':token', token, task .. ':state', 'running'
 redis.call('HSETNX', KEYS[1], task .. ':started_at', time)
 redis.call('HDEL', KEYS[1], task .. ':rate')
 redis.call('HSETNX', KEYS[1], 'started_at', time)
-if state == 'queued' then set('state', 'running') end
+if state == 'queued' then enter('running') end
 event('attempt_started', task, cjson.encode({worker = ARGV[3], attempt = attempt}))
 return attempt
 """)
@@ -69,7 +69,7 @@ _HEARTBEAT = Script("""
 if not holds() then return 'lost' end
 redis.call('XCLAIM', queue_of(task), GROUP, ARGV[3], 0, ARGV[4], 'JUSTID')
 set(task .. ':heartbeat_at', now())
-if ARGV[5] ~= '' then set(task .. ':done', ARGV[5]) end
+if ARGV[5] ~= '' then advance(ARGV[5]) end
 if ARGV[6] ~= '' then set(task .. ':rate', ARGV[6]) end
 local state = get('state')
 if state == 'cancelling' or is_final(state) then return 'stop' end
@@ -98,7 +98,7 @@ else
 end
 set(task .. ':state', 'queued')
 redis.call('HDEL', KEYS[1], task .. ':token', task .. ':worker', task .. ':rate')
-redis.call('XCLAIM', queue_of(task), GROUP, 'nobody', 0, ARGV[4], 'IDLE', ARGV[8], 'JUSTID')
+redis.call('XCLAIM', queue_of(task), GROUP, NOBODY, 0, ARGV[4], 'IDLE', ARGV[8], 'JUSTID')
 return 'ok'
 """)
 
@@ -123,7 +123,7 @@ for _, each in ipairs(tasks()) do
   if each ~= task and get(each .. ':state') ~= 'succeeded' then is_last = false end
 end
 if is_last and ARGV[3] ~= '1' then return 'last' end
-set(task .. ':done', total)
+advance(total)
 redis.call('HDEL', KEYS[1], task .. ':rate', task .. ':error')
 end_task(task, 'succeeded')
 event('task_succeeded', task)

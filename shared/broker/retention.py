@@ -4,8 +4,11 @@ Deleting is one script: keys, queue entries and the place in the list go togethe
 in a set, until the job's files are gone too. See ``shared.retention`` for the files.
 """
 
+from dataclasses import dataclass
+
 from shared.broker import keys
 from shared.broker.connection import Client
+from shared.broker.refusals import JobUnfinished
 from shared.broker.scripts import Script
 from shared.jobs import Role
 
@@ -17,6 +20,7 @@ if not state then return 'missing' end
 if not is_final(state) then return 'unfinished' end
 if is_held(tonumber(ARGV[4])) then return 'held' end
 for _, each in ipairs(tasks()) do drop_entry(each) end
+tally('jobs:' .. state, -1)
 redis.call('ZREM', KEYS[7], ARGV[3])
 redis.call('SREM', KEYS[5], ARGV[3])
 redis.call('SREM', KEYS[6], ARGV[3])
@@ -25,12 +29,26 @@ redis.call('UNLINK', KEYS[1], KEYS[2], unpack(KEYS, 9))
 return 'ok'
 """)
 
-# ARGV: 3 seconds of silence after which a worker is dead.
-_REST = Script("""
+# ARGV: 3 seconds of silence after which a worker is dead. KEYS 7: newest student snapshot. Answers with what a retry
+# would go on from; a job that has succeeded has no use for it any more.
+_AT_REST = Script("""
 local state = get('state')
-if not state then return 'gone' end
-if not is_final(state) or is_held(tonumber(ARGV[3])) then return '' end
-return 'ended'
+if not state then return {'gone'} end
+if not is_final(state) or is_held(tonumber(ARGV[3])) then return {''} end
+local needed = {}
+if state ~= 'succeeded' then
+  for _, each in ipairs(tasks()) do
+    local checkpoint = get(each .. ':checkpoint')
+    if checkpoint then needed[#needed + 1] = cjson.decode(checkpoint).name end
+  end
+  needed[#needed + 1] = redis.call('HGET', KEYS[7], 'name') or nil
+end
+return {'ended', get('finished_at'), unpack(needed)}
+""")
+
+# ARGV: 3 id, 4 when it had ended. A job that was retried and has ended again is untidy again.
+_IS_TIDY = Script("""
+if get('finished_at') == ARGV[4] then redis.call('SREM', KEYS[6], ARGV[3]) end
 """)
 
 # ARGV: 1 group, 2 idle milliseconds. Asking and removing are one step, as a removed consumer's claims go too.
@@ -48,8 +66,14 @@ return removed
 """
 
 
-class JobUnfinished(Exception):
-    """The job has not ended yet, so the request comes too early."""
+@dataclass(frozen=True)
+class AtRest:
+    """A job that has ended."""
+
+    id: str
+    finished_at: str
+    needed: frozenset[str]
+    """Names of the working files from which a retry would go on."""
 
 
 class Retention:
@@ -71,7 +95,14 @@ class Retention:
         """
         used = self._redis.hget(keys.job(job_id), "idempotency_key")
         # A job without an idempotency key has one name twice in the list, which harms nobody.
-        own = [used or keys.student(job_id), keys.shards(job_id), keys.metrics(job_id), keys.student(job_id)]
+        own = [
+            used or keys.student(job_id),
+            keys.shards(job_id),
+            keys.student(job_id),
+            keys.metrics(job_id),
+            keys.metrics_overview(job_id),
+            keys.metrics_open(job_id),
+        ]
         outcome = _DELETE(
             self._redis, [*keys.of_job(job_id), keys.JOBS, keys.DELETED, *own], "", "", job_id, lease_seconds
         )
@@ -88,20 +119,20 @@ class Retention:
         """Notes that nothing is left of a deleted job."""
         self._redis.srem(keys.DELETED, job_id)
 
-    def untidy(self, *, lease_seconds: float) -> list[str]:
-        """Ids of jobs that have ended, are held by no living worker and may have left working files."""
-        found = []
-        for job_id in sorted(self._redis.smembers(keys.UNTIDY)):
-            state = _REST(self._redis, keys.of_job(job_id), "", "", lease_seconds)
-            if state == "gone":
-                self.is_tidy(job_id)
-            elif state == "ended":
-                found.append(job_id)
-        return found
+    def untidy(self) -> list[str]:
+        """Ids of jobs that have ended and may have left working files."""
+        return sorted(self._redis.smembers(keys.UNTIDY))
 
-    def is_tidy(self, job_id: str) -> None:
-        """Notes that an ended job has left nothing behind."""
-        self._redis.srem(keys.UNTIDY, job_id)
+    def at_rest(self, job_id: str, *, lease_seconds: float) -> AtRest | None:
+        """A job that has ended and that no living worker holds; None for every other."""
+        state, *more = _AT_REST(self._redis, [*keys.of_job(job_id), keys.student(job_id)], "", "", lease_seconds)
+        if state == "gone":
+            self._redis.srem(keys.UNTIDY, job_id)
+        return AtRest(job_id, more[0], frozenset(more[1:])) if state == "ended" else None
+
+    def is_tidy(self, job: AtRest) -> None:
+        """Notes that an ended job has left nothing behind, unless it was retried meanwhile."""
+        _IS_TIDY(self._redis, keys.of_job(job.id), "", "", job.id, job.finished_at)
 
     def may_sweep(self, every_seconds: float) -> bool:
         """Whether it is the caller's turn to tidy up; of all callers, one in each period."""

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.broker.connection import Client
-from shared.broker.keys import EVENTS_KEPT, GROUP
+from shared.broker.keys import EVENTS_KEPT, GROUP, NOBODY, STATISTICS
 
 # KEYS of every job script: 1 job hash, 2 its events, 3 queue:synthesis, 4 queue:distillation, 5 unfinished set,
 # 6 untidy set.
 # ARGV[1] is always a task (role:partition) or ''; ARGV[2] the attempt token where the call is fenced.
 PRELUDE = f"""
-local GROUP = '{GROUP}'
+local GROUP, NOBODY = '{GROUP}', '{NOBODY}'
 local task, token = ARGV[1], ARGV[2]
 
 local function now()
@@ -26,7 +26,26 @@ end
 local function get(field) return redis.call('HGET', KEYS[1], field) end
 local function set(field, value) redis.call('HSET', KEYS[1], field, value) end
 
+-- Statistics of all jobs together: the one key that every script uses without being passed it.
+local function tally(what, amount) redis.call('HINCRBY', '{STATISTICS}', what, amount) end
+
+-- Changes the job's state. Counted here, so that nobody ever has to look at all jobs to know how many are in which.
+local function enter(state)
+  local before = get('state')
+  if before then tally('jobs:' .. before, -1) end
+  tally('jobs:' .. state, 1)
+  set('state', state)
+end
+
+-- Tells how far the task is. A successor may begin behind its predecessor; what it does again counts again.
+local function advance(done)
+  local more = tonumber(done) - tonumber(get(task .. ':done') or 0)
+  if more > 0 then tally('done:' .. string.match(task, '^%a+'), more) end
+  set(task .. ':done', done)
+end
+
 local function event(type, of_task, data)
+  tally('events:' .. type .. ':' .. (string.match(of_task, '^%a+') or ''), 1)
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', {EVENTS_KEPT}, '*',
              'type', type, 'at', now(), 'task', of_task, 'data', data or '{{}}')
 end
@@ -53,7 +72,7 @@ local function end_task(some_task, state)
 end
 
 local function end_job(state, data)
-  set('state', state)
+  enter(state)
   set('finished_at', now())
   redis.call('SREM', KEYS[5], get('id'))
   redis.call('SADD', KEYS[6], get('id'))

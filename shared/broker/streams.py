@@ -1,4 +1,4 @@
-"""What workers tell each other and the world while a job runs: shards, student snapshots, events, metrics.
+"""What workers tell each other while a job runs: shards, checkpoints, student snapshots, and who they are.
 
 A shard counts once its manifest is in the job's stream. Announcing shard ``n`` of a partition stores the
 worker's checkpoint for shard ``n + 1`` in the same script, so a successor never repeats or skips one; a
@@ -13,10 +13,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from shared.broker import keys
-from shared.broker.connection import BLOCK_SECONDS, Client
+from shared.broker.connection import BLOCK_SECONDS
 from shared.broker.leases import Attempt, LeaseLost, unless_refused
+from shared.broker.reports import Reports
 from shared.broker.scripts import Script
-from shared.jobs import Event, JobError, Measurement, Role, State, Task
+from shared.jobs import Role, State, Task
 from shared.manifests import ShardManifest
 
 # KEYS 7: shard stream. ARGV: 3 index, 4 manifest, 5 images, 6 first image, 7 checkpoint, 8 event data.
@@ -29,6 +30,8 @@ if index == next_index then
   redis.call('XADD', KEYS[7], '*', 'manifest', ARGV[4])
   redis.call('HINCRBY', KEYS[1], 'shards', 1)
   redis.call('HINCRBY', KEYS[1], task .. ':images', count)
+  tally('images', count)
+  tally('shard_bytes', cjson.decode(ARGV[8]).bytes)
   local owed = {}
   for _, range in ipairs(cjson.decode(get(task .. ':owed') or '[]')) do
     if range[1] ~= first then owed[#owed + 1] = range end
@@ -46,9 +49,8 @@ return {'ok'}
 _SET_ASIDE = Script("""
 if not holds() then return 'lost' end
 if redis.call('XDEL', KEYS[7], ARGV[3]) == 0 then return tonumber(get('damaged') or 0) end
-local maker = ARGV[4]
+local maker, owed = ARGV[4], cjson.decode(get(ARGV[4] .. ':owed') or '[]')
 redis.call('HINCRBY', KEYS[1], maker .. ':images', -tonumber(ARGV[6]))
-local owed = cjson.decode(get(maker .. ':owed') or '[]')
 owed[#owed + 1] = {tonumber(ARGV[5]), tonumber(ARGV[6])}
 set(maker .. ':owed', cjson.encode(owed))
 event('shard_damaged', maker, ARGV[7])
@@ -71,24 +73,14 @@ event('student_published', task, ARGV[6])
 return 'ok'
 """)
 
-# ARGV: 3 '1' for progress that resets the count of failures, then pairs of field and value.
-_STORE = Script("""
-if not holds() then return 'lost' end
-for index = 4, #ARGV, 2 do set(ARGV[index], ARGV[index + 1]) end
-if ARGV[3] == '1' then set(task .. ':failures', 0) end
-return 'ok'
-""")
 
-# KEYS 7: metrics. ARGV: 3 event type or '', 4 event data, 5 measurement or '', 6 step, 7 values as JSON or ''.
-_REPORT = Script(f"""
-if not holds() then return 'lost' end
-if ARGV[3] ~= '' then event(ARGV[3], task, ARGV[4]) end
-if ARGV[5] ~= '' then set('measurement', ARGV[5]) end
-if ARGV[7] ~= '' then
-  redis.call('XADD', KEYS[7], 'MAXLEN', '~', {keys.METRICS_KEPT}, '*', 'task', task, 'at', now(),
-             'step', ARGV[6], 'values', ARGV[7])
-end
-return 'ok'
+# KEYS: 1 the worker, 2 all workers. ARGV: 3 name, 4 milliseconds to live, then pairs of field and value.
+_REGISTER = Script("""
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], unpack(ARGV, 5))
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('ZADD', KEYS[2], now(), ARGV[3])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', tonumber(now()) - tonumber(ARGV[4]) / 1000)
 """)
 
 
@@ -130,11 +122,8 @@ class Backlog:
     """Changes while that worker lives."""
 
 
-class Streams:
-    """Shards, students, events and metrics of jobs. Every write is fenced by the attempt's token."""
-
-    def __init__(self, client: Client) -> None:
-        self._redis = client
+class Streams(Reports):
+    """Shards, students and what is reported of jobs. Every write is fenced by the attempt's token."""
 
     # -- shards ---------------------------------------------------------------------------------------
 
@@ -261,11 +250,6 @@ class Streams:
         text = self._redis.hget(keys.job(job_id), f"{task}:checkpoint")
         return json.loads(text) if text else None
 
-    def _store(self, attempt: Attempt, fields: Mapping[str, str], *, is_progress: bool = False) -> None:
-        pairs = [part for pair in fields.items() for part in pair]
-        answer = _STORE(self._redis, attempt.keys, str(attempt.task), attempt.token, "1" if is_progress else "", *pairs)
-        unless_refused(answer, attempt)
-
     def publish_student(self, attempt: Attempt, snapshot: StudentSnapshot) -> None:
         """Makes a student snapshot the newest."""
         told = json.dumps({"version": snapshot.version})
@@ -286,85 +270,29 @@ class Streams:
         fields = self._redis.hgetall(keys.student(job_id))
         return StudentSnapshot.model_validate(fields) if fields else None
 
-    # -- events and metrics ---------------------------------------------------------------------------
-
-    def show_error(self, attempt: Attempt, error: JobError) -> None:
-        """Shows on the stage what holds it up; goes when the task succeeds."""
-        self._store(attempt, {f"{attempt.task}:error": error.model_dump_json()})
-
-    def report(
-        self,
-        attempt: Attempt,
-        event: str = "",
-        data: Mapping[str, Any] | None = None,
-        *,
-        measurement: Measurement | None = None,
-        step: int = 0,
-        metrics: Mapping[str, float] | None = None,
-    ) -> None:
-        """Adds an event, a measurement and values for charts, whichever are given, in one round trip."""
-        answer = _REPORT(
-            self._redis,
-            [*attempt.keys, keys.metrics(attempt.job_id)],
-            str(attempt.task),
-            attempt.token,
-            event,
-            json.dumps(dict(data or {})),
-            measurement.model_dump_json() if measurement else "",
-            step,
-            json.dumps(dict(metrics)) if metrics else "",
-        )
-        unless_refused(answer, attempt)
-
-    def events(self, job_id: str, *, after: str | None = None, limit: int = 1000) -> list[Event]:
-        """Events after an event id, oldest first."""
-        start = f"({after}" if after else "-"
-        return [
-            Event(
-                id=event_id,
-                type=fields["type"],
-                at=float(fields["at"]),
-                task=fields["task"] or None,
-                data=json.loads(fields["data"]),
-            )
-            for event_id, fields in self._redis.xrange(keys.events(job_id), min=start, count=limit)
-        ]
-
-    def metrics(self, job_id: str, *, limit: int = keys.METRICS_KEPT) -> list[dict[str, Any]]:
-        """Measured values, oldest first: ``{task, at, step, values}``."""
-        return [
-            {
-                "task": fields["task"],
-                "at": float(fields["at"]),
-                "step": int(fields["step"]),
-                "values": json.loads(fields["values"]),
-            }
-            for _, fields in self._redis.xrange(keys.metrics(job_id), count=limit)
-        ]
-
     # -- workers --------------------------------------------------------------------------------------
 
     def register_worker(self, name: str, fields: Mapping[str, str | int | float], *, ttl_seconds: float) -> None:
         """Says that a worker lives and what it does; forgotten after ``ttl_seconds`` of silence."""
-        with self._redis.pipeline() as pipeline:
-            pipeline.delete(keys.worker(name))
-            pipeline.hset(keys.worker(name), mapping=dict(fields))
-            pipeline.pexpire(keys.worker(name), int(ttl_seconds * 1000))
-            pipeline.execute()
+        pairs = [part for pair in fields.items() for part in pair]
+        _REGISTER(self._redis, [keys.worker(name), keys.WORKERS], "", "", name, int(ttl_seconds * 1000), *pairs)
 
     def forget_worker(self, name: str) -> None:
         """Removes a worker that stops in good order."""
-        self._redis.delete(keys.worker(name))
+        with self._redis.pipeline() as pipeline:
+            pipeline.delete(keys.worker(name))
+            pipeline.zrem(keys.WORKERS, name)
+            pipeline.execute()
 
     def workers(self) -> list[dict[str, str]]:
         """All workers that were heard of lately."""
-        names = sorted(self._redis.scan_iter(keys.WORKERS_PATTERN, count=500))
+        names = sorted(self._redis.zrange(keys.WORKERS, 0, -1))
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
-                pipeline.hgetall(name)
+                pipeline.hgetall(keys.worker(name))
             described = pipeline.execute()
         found = zip(names, described, strict=True)
-        return [{"name": name.removeprefix(keys.worker("")), **fields} for name, fields in found if fields]
+        return [{"name": name, **fields} for name, fields in found if fields]
 
 
 def _flatten(entries: list[Any]) -> list[Any]:

@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from shared.logs import configure_logging
-from shared.settings import Settings
+from shared.settings import Settings, check_exposure
 from synth_service.api.app import create_app
+from synth_service.api.http_protocol import LimitedHttpProtocol
 
 logger = structlog.get_logger()
 
@@ -38,12 +39,18 @@ def main() -> int:
         settings = Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        return _refuse(f"setting DFKD_{'_'.join(map(str, first['loc'])).upper()}: {first['msg']}")
+        variable = str(first["loc"][0]).upper().removeprefix("DFKD_")
+        name = variable if variable == "REDIS_URL" else f"DFKD_{variable}"
+        return _refuse(f"setting {name}: {first['msg'].removeprefix('Value error, ')}")
     if settings.redis_url is None:
         return _refuse(
             "REDIS_URL is not set. Give the address of a Redis or Valkey server, or start all with `dfkd up`."
         )
     configure_logging(settings)
+    try:
+        check_exposure(settings)
+    except ValueError as error:
+        return _refuse(str(error))
     try:
         app = create_app(settings)
     except (ValueError, OSError) as error:
@@ -59,7 +66,13 @@ def main() -> int:
         host, port = listener.getsockname()[:2]
         logger.info("api_listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
+            app,
+            http=LimitedHttpProtocol,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
         )
         Server(config, app).run(sockets=[listener])
     return 0

@@ -6,11 +6,14 @@ network is for the worker to say: that takes torch.
 
 from collections.abc import Iterator, Sequence
 
+from shared import model_files
+from shared.broker import Models
 from shared.errors import UserError
+from shared.model_files import referred_to
 from shared.networks.registry import check_factory_allowed
 from shared.settings import Settings
 from shared.shard_patterns import expand_shards
-from shared.specs import JobSpec
+from shared.specs import JobSpec, StudentSpec, TeacherSpec
 from shared.storage import PathOutsideStorage, Storage
 from synth_service.api.files import is_there
 from synth_service.api.problems import FieldError, Problem
@@ -19,18 +22,48 @@ SHARDS_LOOKED_FOR = 1000
 """Of a longer pattern the worker, which reads every file, notices what is missing later."""
 
 
-def admit(spec: JobSpec, storage: Storage, settings: Settings) -> None:
-    """Refuses a job that no worker of this deployment could run.
+def admit(spec: JobSpec, storage: Storage, settings: Settings, models: Models, owner: str | None = None) -> JobSpec:
+    """The job as it is to be stored, unless no worker of this deployment could run it.
+
+    Args:
+        spec: what a client wrote.
+        storage, settings, models: of the deployment.
+        owner: whose models may be used; None for everybody's.
 
     Raises:
         Problem: 422 with every offending field and the code of the first.
     """
-    found = [*_forbidden_factories(spec, settings), *_unusable_files(spec, storage)]
+    spec, missing = _with_models(spec, models, owner)
+    found = [*missing, *_forbidden_factories(spec, settings), *_unusable_files(spec, storage)]
     if found:
         code, hint, _ = found[0]
         errors = [error for *_, error in found]
         detail = "; ".join(f"{error.field}: {error.message}" for error in errors)
         raise Problem(422, code, detail, errors=errors, hint=hint)
+    return spec
+
+
+def _with_models(
+    spec: JobSpec, models: Models, owner: str | None
+) -> tuple[JobSpec, list[tuple[str, str | None, FieldError]]]:
+    """The job with the paths of the uploaded checkpoints that it refers to by id, and which of these are not there."""
+    missing: list[tuple[str, str | None, FieldError]] = []
+    changed: dict[str, TeacherSpec | StudentSpec] = {}
+    for name, network in (("teacher", spec.teacher), ("student", spec.student)):
+        model_id = referred_to(network.checkpoint) if network and network.checkpoint else None
+        if network is None or model_id is None:
+            continue
+        try:
+            model = models.get(model_id)
+        except KeyError:
+            model = None
+        if model is None or owner not in (None, model.owner):
+            message = f"there is no model `{model_id}`"
+            hint = "GET /models lists them; POST /models uploads one."
+            missing.append(("model_not_found", hint, FieldError(field=f"{name}.checkpoint", message=message)))
+        else:
+            changed[name] = network.model_copy(update={"checkpoint": model_files.file(model.id, model.filename)})
+    return spec.model_copy(update=changed), missing
 
 
 def _forbidden_factories(spec: JobSpec, settings: Settings) -> Iterator[tuple[str, str | None, FieldError]]:
@@ -52,7 +85,7 @@ def _unusable_files(spec: JobSpec, storage: Storage) -> Iterator[tuple[str, str 
         ("evaluation.shards", spec.evaluation.shards if spec.evaluation else None),
     )
     for field, name in named:
-        if name is not None:
+        if name is not None and referred_to(name) is None:
             yield from _unusable(field, [name], storage)
     for field, pattern in patterns:
         if pattern is None:

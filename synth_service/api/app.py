@@ -10,8 +10,30 @@ from fastapi import FastAPI
 from shared.broker import Broker
 from shared.settings import Settings
 from shared.storage import Storage
-from synth_service.api import events, jobs, outputs, service
+from synth_service.api import (
+    archive,
+    events,
+    jobs,
+    metrics,
+    metrics_page,
+    models,
+    outputs,
+    previews,
+    service,
+    validation,
+)
+from synth_service.api.auth import (
+    WRONG_KEYS_PER_SECOND,
+    AuthenticationMiddleware,
+    describe_security,
+)
+from synth_service.api.examples import add_examples
+from synth_service.api.headers import OriginMiddleware, SecurityHeadersMiddleware
+from synth_service.api.metrics_page import Metrics, RequestMetricsMiddleware
 from synth_service.api.problems import ProblemMiddleware, describe_in_openapi, install_handlers
+from synth_service.api.rate_limits import RateLimiter, RateLimitMiddleware
+from synth_service.api.request_logs import RequestLogMiddleware
+from synth_service.api.sessions import Sessions
 
 REDIS_TIMEOUT_SECONDS = 2.0
 REDIS_RETRIES = 1
@@ -24,7 +46,8 @@ class Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""
         if self.openapi_schema is None:
-            self.openapi_schema = describe_in_openapi(super().openapi())
+            document = describe_security(describe_in_openapi(super().openapi()), self.state.settings)
+            self.openapi_schema = add_examples(document)
         return self.openapi_schema
 
 
@@ -54,8 +77,29 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.storage = Storage(settings.storage)
     app.state.is_stopping = False
+    app.state.sessions = Sessions(settings.api_keys, settings.session_hours, app.state.broker.session_secret)
+    app.state.wrong_keys = RateLimiter(WRONG_KEYS_PER_SECOND, settings.max_wrong_keys)
+    app.state.metrics = Metrics(app.state.broker, app.state.storage)
+    # From the innermost to the outermost.
+    app.add_middleware(RateLimitMiddleware, settings.max_requests_per_second)
+    app.add_middleware(AuthenticationMiddleware, settings, app.state.sessions, app.state.wrong_keys)
+    app.add_middleware(OriginMiddleware, settings.allowed_hosts, bool(settings.api_keys))
     app.add_middleware(ProblemMiddleware)
+    app.add_middleware(SecurityHeadersMiddleware)
+    app.add_middleware(RequestMetricsMiddleware, app.state.metrics)
+    app.add_middleware(RequestLogMiddleware, settings.log_level == "debug")
     install_handlers(app)
-    for part in (jobs, events, outputs, service):
+    for part in (
+        jobs,
+        validation,
+        events,
+        metrics,
+        outputs,
+        previews,
+        archive,
+        models,
+        service,
+        metrics_page,
+    ):
         app.include_router(part.router)
     return app

@@ -8,6 +8,7 @@ from shared.broker import Broker
 from shared.jobs import JobRecord
 from shared.settings import Settings
 from shared.storage import Storage
+from synth_service.api.auth import CallerInUse
 from synth_service.api.problems import Problem
 
 JOB_ID_PATTERN = r"^job-[0-9a-f]{20}$"
@@ -44,12 +45,23 @@ def no_such_job(job_id: str) -> Problem:
     return Problem(404, "job_not_found", f"There is no job {job_id}.", hint="GET /jobs lists all.")
 
 
-def existing_job(job_id: JobId, broker: BrokerInUse) -> JobRecord:
-    """The job of the path, in one round trip to Redis."""
+def existing_job(job_id: JobId, broker: BrokerInUse, caller: CallerInUse) -> JobRecord:
+    """The job of the path, in one round trip to Redis. One that is not the caller's to see does not exist."""
     try:
-        return broker.jobs.get(job_id)
+        job = broker.jobs.get(job_id)
     except KeyError:
         raise no_such_job(job_id) from None
+    if not caller.may_see(job):
+        raise no_such_job(job_id)
+    return job
+
+
+def own_job_id(job_id: JobId, broker: BrokerInUse, caller: CallerInUse) -> str:
+    """The id of the path, for routes that do not read the job. Reads it where its owner matters."""
+    if caller.owner_filter is not None:
+        existing_job(job_id, broker, caller)
+    return job_id
 
 
 ExistingJob = Annotated[JobRecord, Depends(existing_job)]
+OwnJobId = Annotated[str, Depends(own_job_id)]

@@ -34,6 +34,7 @@ HEARTBEAT_SECONDS = 15.0
 """Proxies cut connections that are silent for about a minute."""
 
 BATCH = 500
+RETRIED = "job_retried"
 LAST_EVENTS = frozenset(f"job_{state}" for state in State if state.is_final)
 
 
@@ -90,7 +91,8 @@ async def _server_sent(
         for event in events:
             yield f"id: {event.id}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"
             after = event.id
-            is_final = is_final or event.type in LAST_EVENTS
+            # A retried job goes on after its last event.
+            is_final = event.type in LAST_EVENTS or (is_final and event.type != RETRIED)
         if events:
             last_sign_of_life = time.monotonic()
         if len(events) == BATCH:

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: create, list, poll, cancel."""
+"""Jobs over HTTP: create, list, poll, cancel, retry, delete."""
 
 import hashlib
 from typing import Annotated
@@ -6,22 +6,24 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from shared.broker import IdempotencyConflict
+from shared.broker import IdempotencyConflict, ModelMissing
 from shared.jobs import JobRecord, State
 from shared.retention import delete_job
 from shared.specs import JobSpec
 from synth_service.api.admission import admit
+from synth_service.api.auth import CallerInUse
 from synth_service.api.dependencies import (
     JOB_ID_PATTERN,
     BrokerInUse,
     ExistingJob,
-    JobId,
+    OwnJobId,
     SettingsInUse,
     StorageInUse,
     no_such_job,
 )
 from synth_service.api.files import matches
 from synth_service.api.json_requests import JsonRoute
+from synth_service.api.ownership import check_own_files
 from synth_service.api.problems import FieldError, Problem, documented
 
 POLL_AFTER_SECONDS = 1
@@ -49,6 +51,7 @@ def create_job(
     broker: BrokerInUse,
     storage: StorageInUse,
     settings: SettingsInUse,
+    caller: CallerInUse,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -59,13 +62,21 @@ def create_job(
     ] = None,
 ) -> JobRecord:
     """Queues a job and returns it at once. Poll `Location`, or listen to its events."""
-    admit(spec, storage, settings)
+    check_own_files(spec, broker, caller.owner_filter)
+    spec = admit(spec, storage, settings, broker.models, caller.owner_filter)
     try:
-        job = broker.jobs.create(spec, max_unfinished=settings.max_queued_jobs, idempotency_key=idempotency_key)
+        job = broker.jobs.create(
+            spec,
+            owner=caller.name,
+            max_unfinished=settings.max_queued_jobs,
+            idempotency_key=idempotency_key,
+        )
     except IdempotencyConflict:
         message = "was used for another job before; take a new key for a new job"
         error = FieldError(field="Idempotency-Key", message=message)
         raise Problem(422, "idempotency_key_reused", f"Idempotency-Key: {message}.", errors=[error]) from None
+    except ModelMissing:
+        raise Problem(422, "model_not_found", "A model that the job refers to was deleted this very moment.") from None
     response.headers["Location"] = f"/jobs/{job.id}"
     response.headers["Retry-After"] = str(POLL_AFTER_SECONDS)
     return job
@@ -74,6 +85,7 @@ def create_job(
 @router.get("/jobs", response_model=JobPage, responses=documented(422), summary="List jobs")
 def list_jobs(
     broker: BrokerInUse,
+    caller: CallerInUse,
     after: Annotated[str | None, Query(pattern=JOB_ID_PATTERN, description="Last id of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Most jobs to return.")] = 20,
     status: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
@@ -82,7 +94,7 @@ def list_jobs(
     ] = None,
 ) -> JobPage:
     """Jobs from newest to oldest."""
-    data, has_more = broker.jobs.list(after=after, limit=limit, state=status, name=name)
+    data, has_more = broker.jobs.list(after=after, limit=limit, state=status, name=name, owner=caller.owner_filter)
     return JobPage(data=data, has_more=has_more)
 
 
@@ -110,12 +122,30 @@ async def get_job(job: ExistingJob, request: Request) -> Response:
     responses=documented(404, 409, 422),
     summary="Cancel a job",
 )
-def cancel_job(job_id: JobId, broker: BrokerInUse) -> JobRecord:
+def cancel_job(job_id: OwnJobId, broker: BrokerInUse) -> JobRecord:
     """Asks a job to stop. What it has made so far stays. Workers notice within one heartbeat."""
     try:
         return broker.jobs.cancel(job_id)
     except KeyError:
         raise no_such_job(job_id) from None
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    response_model=JobRecord,
+    responses=documented(404, 409, 422, 429),
+    summary="Retry a failed or cancelled job",
+)
+def retry_job(job_id: OwnJobId, response: Response, broker: BrokerInUse, settings: SettingsInUse) -> JobRecord:
+    """Lets a job that failed or was cancelled go on from its last checkpoints, with all that it has made."""
+    try:
+        job = broker.jobs.retry(job_id, max_unfinished=settings.max_queued_jobs)
+    except KeyError:
+        raise no_such_job(job_id) from None
+    response.headers["Location"] = f"/jobs/{job.id}"
+    response.headers["Retry-After"] = str(POLL_AFTER_SECONDS)
+    return job
 
 
 @router.delete(
@@ -124,7 +154,7 @@ def cancel_job(job_id: JobId, broker: BrokerInUse) -> JobRecord:
     responses=documented(404, 409, 422),
     summary="Delete a finished job",
 )
-def delete_finished_job(job_id: JobId, broker: BrokerInUse, storage: StorageInUse) -> None:
+def delete_finished_job(job_id: OwnJobId, broker: BrokerInUse, storage: StorageInUse) -> None:
     """Removes the job with its shards, student and events. 409 while it has not ended: cancel it first."""
     try:
         delete_job(broker, storage, job_id)

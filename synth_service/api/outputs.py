@@ -1,31 +1,24 @@
-"""What a job has made: shards, the student, the picture grid, measured values."""
+"""What a job has made: shards, the student, the picture grid."""
 
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from shared import job_files
-from shared.jobs import JobRecord
+from shared.jobs import JobRecord, State
 from shared.manifests import ShardManifest
+from shared.specs import ExportFormat
 from shared.storage import PathOutsideStorage
 from synth_service.api import files
 from synth_service.api.dependencies import AfterEntry, BrokerInUse, ExistingJob, PageLimit, StorageInUse
 from synth_service.api.problems import Problem, documented
+from synth_service.api.responses import NOT_MODIFIED, PARTIAL, binary
 
 router = APIRouter(tags=["outputs"])
 
 NOT_THERE = (FileNotFoundError, PathOutsideStorage)
 """A link that leads out of the storage is as good as no file."""
-
-NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Unchanged since the `ETag` of the client."}}
-PARTIAL: dict[int | str, dict[str, Any]] = {206: {"description": "The range that was asked for."}}
-
-
-def _binary(media_type: str, description: str) -> dict[int | str, dict[str, Any]]:
-    return {
-        200: {"description": description, "content": {media_type: {"schema": {"type": "string", "format": "binary"}}}}
-    }
 
 
 class Shard(ShardManifest):
@@ -41,22 +34,6 @@ class ShardPage(BaseModel):
     has_more: bool
 
 
-class Metric(BaseModel):
-    """Values that a worker measured at one step."""
-
-    task: str = Field(description="role:partition.")
-    at: float = Field(description="Unix time.")
-    step: int
-    values: dict[str, float]
-
-
-class MetricList(BaseModel):
-    """Measured values, oldest first."""
-
-    data: list[Metric]
-    has_more: bool = Field(description="Whether `limit` cut the list.")
-
-
 @router.get("/jobs/{job_id}/shards", response_model=ShardPage, responses=documented(404, 422), summary="List shards")
 def list_shards(job: ExistingJob, broker: BrokerInUse, after: AfterEntry = None, limit: PageLimit = 100) -> ShardPage:
     """Manifests of the sealed shards, also while the job makes more."""
@@ -69,7 +46,7 @@ def list_shards(job: ExistingJob, broker: BrokerInUse, after: AfterEntry = None,
     "/jobs/{job_id}/shards/{name}",
     response_class=Response,
     responses={
-        **_binary("application/x-tar", "A WebDataset tar. Its `ETag` is the sha256 of its manifest."),
+        **binary("application/x-tar", "A WebDataset tar. Its `ETag` is the sha256 of its manifest."),
         **PARTIAL,
         **NOT_MODIFIED,
         **documented(400, 404, 416, 422),
@@ -97,19 +74,40 @@ def get_shard(
     "/jobs/{job_id}/student",
     response_class=Response,
     responses={
-        **_binary("application/octet-stream", "The weights of the student as safetensors."),
+        **binary("application/octet-stream", "The weights as safetensors, or the student in another format."),
         **PARTIAL,
         **NOT_MODIFIED,
         **documented(400, 404, 416, 422),
     },
     summary="Download the student",
 )
-def get_student(job: ExistingJob, request: Request, storage: StorageInUse) -> Response:
+def get_student(
+    job: ExistingJob,
+    request: Request,
+    storage: StorageInUse,
+    format: Annotated[
+        Literal["safetensors"] | ExportFormat,
+        Query(description="`safetensors`, or a format that the job was asked to export."),
+    ] = "safetensors",
+) -> Response:
     """The trained student, once distillation is done."""
+    name = job_files.student(job.id) if format == "safetensors" else job_files.exported_student(job.id, format)
     try:
-        return files.send(storage, job_files.student(job.id), request, media_type="application/octet-stream")
+        return files.send(storage, name, request, media_type="application/octet-stream")
     except NOT_THERE:
+        if format != "safetensors" and job.state is State.SUCCEEDED and job.stages.distillation is not None:
+            raise _not_exported(job, format) from None
         raise _no_student(job) from None
+
+
+def _not_exported(job: JobRecord, format: ExportFormat) -> Problem:
+    failed = (job.result or {}).get("exports_failed")
+    reason = failed.get(format) if isinstance(failed, dict) else None
+    if reason is not None:
+        hint = "The weights are there: GET /jobs/{id}/student."
+        return Problem(404, "format_not_exported", f"The student cannot be written as {format}: {reason}", hint=hint)
+    hint = f'Ask for it in a job with `"distillation": {{"export": ["{format}"]}}`, or export it from the weights.'
+    return Problem(404, "format_not_exported", f"{job.id} was not asked to export {format}.", hint=hint)
 
 
 def _no_student(job: JobRecord) -> Problem:
@@ -125,7 +123,7 @@ def _no_student(job: JobRecord) -> Problem:
     "/jobs/{job_id}/grid.png",
     response_class=Response,
     responses={
-        **_binary("image/png", "A grid of synthetic images."),
+        **binary("image/png", "A grid of synthetic images."),
         **PARTIAL,
         **NOT_MODIFIED,
         **documented(400, 404, 416, 422),
@@ -139,16 +137,3 @@ def get_grid(job: ExistingJob, request: Request, storage: StorageInUse) -> Respo
     except NOT_THERE:
         detail = f"{job.id} has no picture grid (yet)."
         raise Problem(404, "grid_not_found", detail, hint="It is drawn when the dataset is complete.") from None
-
-
-@router.get(
-    "/jobs/{job_id}/metrics", response_model=MetricList, responses=documented(404, 422), summary="Measured values"
-)
-def list_metrics(
-    job: ExistingJob,
-    broker: BrokerInUse,
-    limit: Annotated[int, Query(ge=1, le=100_000, description="Most entries to return.")] = 10_000,
-) -> MetricList:
-    """Losses and accuracies over time, for charts."""
-    found = broker.streams.metrics(job.id, limit=limit + 1)
-    return MetricList(data=[Metric.model_validate(each) for each in found[:limit]], has_more=len(found) > limit)

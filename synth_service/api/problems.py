@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.broker import JobFinished, JobUnfinished, QueueFull
+from shared.broker import JobFinished, JobSucceeded, JobUnfinished, QueueFull
 from shared.specs import SYNTHESIS_METHODS
 
 logger = structlog.get_logger()
@@ -113,13 +114,26 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def describe_in_openapi(schema: dict[str, Any]) -> dict[str, Any]:
-    """Gives every error response of an OpenAPI document its true media type, in place."""
+    """Corrects what FastAPI makes of our routes, in place.
+
+    Error responses get their true media type, and a parameter that may be left out is not one that may be null: a
+    query or a header cannot say null.
+    """
     for operations in schema["paths"].values():
         for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                _without_null(parameter["schema"])
             for status, response in operation["responses"].items():
                 if status >= "400" and "application/json" in response.get("content", {}):
                     response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
     return schema
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    choices = [choice for choice in schema.get("anyOf", []) if choice != {"type": "null"}]
+    if len(choices) == 1:
+        del schema["anyOf"]
+        schema.update(choices[0])
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -129,6 +143,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(QueueFull, _queue_full)
     app.add_exception_handler(JobFinished, _job_finished)
     app.add_exception_handler(JobUnfinished, _job_unfinished)
+    app.add_exception_handler(JobSucceeded, _job_succeeded)
     app.add_exception_handler(redis.RedisError, _redis_problem)
 
 
@@ -150,12 +165,26 @@ def field_path(location: Sequence[int | str], refined: str | None = None) -> str
     return ".".join([*parts, *blamed])
 
 
-async def _http_problem(_request: Request, error: Exception) -> Response:
+async def _http_problem(request: Request, error: Exception) -> Response:
     error = cast(HTTPException, error)
     if isinstance(error, Problem):
         return error.response()
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return _method_not_allowed(request).response()
     code = _CODES.get(error.status_code, HTTPStatus(error.status_code).name.lower())
     return Problem(error.status_code, code, error.detail, headers=error.headers).response()
+
+
+def _method_not_allowed(request: Request) -> Problem:
+    """Names every method of the path; the router knows only those of the first route that has it."""
+    allowed: set[str] = set()
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
+            allowed.add(method)
+    listed = ", ".join(sorted(allowed))
+    detail = f"{request.method} is not allowed here, but {listed or 'nothing'} is."
+    return Problem(405, "method_not_allowed", detail, headers={"Allow": listed})
 
 
 async def _validation_problem(_request: Request, error: Exception) -> Response:
@@ -182,6 +211,11 @@ async def _job_unfinished(_request: Request, error: Exception) -> Response:
     return Problem(409, "job_unfinished", f"{error} has not ended yet.", hint=hint).response()
 
 
+async def _job_succeeded(_request: Request, error: Exception) -> Response:
+    hint = "Post its `spec` again for another run."
+    return Problem(409, "job_succeeded", f"{error} has succeeded, so there is nothing to retry.", hint=hint).response()
+
+
 async def _redis_problem(request: Request, error: Exception) -> Response:
     outages = (redis.ConnectionError, redis.TimeoutError, OutOfMemoryError, ReadOnlyError)
     if isinstance(error, outages) or str(error).startswith(("MISCONF", "MASTERDOWN", "NOREPLICAS")):
@@ -197,7 +231,7 @@ def _internal_error() -> Problem:
 
 
 class ProblemMiddleware:
-    """The outermost layer: common headers, and problems in place of whatever error came without one."""
+    """Around all that answers: problems in place of whatever error came without one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -216,14 +250,9 @@ class ProblemMiddleware:
                 headers = dict(message["headers"])
                 is_replaced = message["status"] >= 400 and headers.get(b"content-type") != MEDIA_TYPE.encode()
                 if is_replaced:
-                    await _plain_error(message["status"], headers).response()(scope, receive, send_with_headers)
+                    await _plain_error(message["status"], headers).response()(scope, receive, send)
             if not is_replaced:
-                await send_with_headers(message)
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
-            await send(message)
+                await send(message)
 
         try:
             await self._app(scope, receive, send_or_replace)
@@ -231,7 +260,7 @@ class ProblemMiddleware:
             logger.exception("request_failed", path=scope["path"])
             if is_started:
                 raise  # too late for another answer: the server cuts the connection, so no client takes it for whole
-            await _internal_error().response()(scope, receive, send_with_headers)
+            await _internal_error().response()(scope, receive, send)
 
 
 def _plain_error(status: int, headers: Mapping[bytes, bytes]) -> Problem:

@@ -13,10 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from shared.client import FieldError
+from shared.specs import SYNTHESIS_METHODS, JobSpec
 
 
 class InvalidJobFile(Exception):
     """The file cannot be read as a job; the message names file, line and fault."""
+
+
+class RefusedJob(Exception):
+    """The file can be read, and the job in it is not valid.
+
+    Attributes:
+        errors: what is wrong with which field.
+    """
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        self.errors = errors
+        super().__init__("; ".join(f"{each.field}: {each.message}" for each in errors))
 
 
 class _Loader(yaml.SafeLoader):
@@ -64,6 +81,29 @@ def load_job_file(path: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     for change in changes:
         _apply(spec, change)
     return spec
+
+
+def check_job(spec: dict[str, Any]) -> JobSpec:
+    """The job, resolved. What its files hold, and whether they are there, only the service knows.
+
+    Raises:
+        RefusedJob: fields of it are wrong.
+    """
+    try:
+        return JobSpec.model_validate(spec)
+    except ValidationError as error:
+        raise RefusedJob([FieldError(_field(each), each["msg"]) for each in error.errors()]) from None
+
+
+def _field(error: ErrorDetails) -> str:
+    """The field to change: that where the error is, or the one that a rule over several fields blames."""
+    parts = [str(part) for part in error["loc"]]
+    if len(parts) > 1 and parts[0] == "synthesis" and parts[1] in SYNTHESIS_METHODS:
+        del parts[1]  # the tag of the union, which nobody writes there
+    blamed = str((error.get("ctx") or {}).get("field", "")).split(".")
+    if parts and parts[-1] == blamed[0]:
+        del parts[-1]
+    return ".".join(part for part in [*parts, *blamed] if part)
 
 
 def _parse(text: str, name: str) -> Any:

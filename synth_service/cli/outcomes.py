@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import typer
 from pydantic import BaseModel
@@ -15,7 +16,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.client import ApiError, Client, DamagedDownload, ServerUnreachable
+from shared.client import (
+    ApiError,
+    Client,
+    DamagedDownload,
+    DamagedUpload,
+    FieldError,
+    Retry,
+    ServerUnreachable,
+    UnexpectedAnswer,
+)
+from shared.errors import UserError
+
+RETRIES: Final = 2
+TOLD_FROM_SECONDS: Final = 1.5
+"""Shorter pauses before another try are not worth a line."""
+
+UNAUTHORIZED: Final = 401
 
 output = Console(highlight=False, soft_wrap=True)
 """What was asked for."""
@@ -40,18 +57,23 @@ def fail(message: str, code: ExitCode = ExitCode.FAILED) -> NoReturn:
     raise typer.Exit(code)
 
 
-def print_json(value: BaseModel | dict[str, Any]) -> None:
+def print_json(value: BaseModel | dict[str, Any] | Sequence[BaseModel]) -> None:
     """One line of JSON on stdout, never wrapped or coloured."""
-    text = value.model_dump_json() if isinstance(value, BaseModel) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, BaseModel):
+        text = value.model_dump_json()
+    elif isinstance(value, dict):
+        text = json.dumps(value, ensure_ascii=False)
+    else:
+        text = f"[{','.join(each.model_dump_json() for each in value)}]"
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 @contextmanager
-def connected(url: str) -> Iterator[Client]:
+def connected(url: str, api_key: str | None = None, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[Client]:
     """A client of the API at ``url``; whatever goes wrong between it and the API ends the command."""
     try:
-        client = Client(url)
+        client = Client(url, api_key, retries=RETRIES, on_retry=_tell_of_retry, sleep=sleep)
     except ValueError as error:
         fail(str(error), ExitCode.USAGE)
     with client:
@@ -63,22 +85,40 @@ def connected(url: str) -> Iterator[Client]:
             refuse(error)
         except DamagedDownload as error:
             fail(f"{error}; fetch it again")
+        except DamagedUpload as error:
+            fail(f"{error}; send it again")
+        except UnexpectedAnswer as error:
+            fail(str(error), ExitCode.UNREACHABLE)
+        except UserError as error:
+            fail(f"{error.message} ({error.code})")
         except OSError as error:
             fail(f"{error.filename or 'file'}: {error.strerror or error}")
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
+def _tell_of_retry(retry: Retry) -> None:
+    if retry.delay_seconds >= TOLD_FROM_SECONDS:
+        messages.print(f"[yellow]{escape(str(retry.failure))}; trying again in {retry.delay_seconds:.0f} s[/]")
+
+
+def field_errors_table(title: str, errors: Sequence[FieldError]) -> Table:
+    """What is wrong with which field."""
+    table = Table("field", "message", title=title, title_justify="left")
+    for each in errors:
+        table.add_row(escape(each.field or "(whole request)"), escape(each.message))
+    return table
+
+
 def refuse(error: ApiError) -> NoReturn:
     """Ends the command with what the API objected to: a table where fields are to blame."""
     if error.errors:
-        table = Table("field", "message", title=f"the service refused this ({error.code})", title_justify="left")
-        for each in error.errors:
-            table.add_row(escape(each.field or "(whole request)"), escape(each.message))
-        messages.print(table)
+        messages.print(field_errors_table(f"the service refused this ({error.code})", error.errors))
     else:
         messages.print(f"[bold red]error:[/] {escape(str(error))} [dim]({error.code})[/]")
-    if error.hint:
+    if error.status == UNAUTHORIZED:
+        messages.print("[dim]give the key with --api-key or DFKD_API_KEY[/]")
+    elif error.hint:
         messages.print(f"[dim]{escape(error.hint)}[/]")
-    is_usage = error.status in (400, 404, 413, 415, 422)
+    is_usage = error.status in (400, UNAUTHORIZED, 403, 404, 413, 415, 422)
     raise typer.Exit(ExitCode.USAGE if is_usage else ExitCode.FAILED)

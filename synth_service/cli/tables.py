@@ -1,4 +1,4 @@
-"""Jobs as tables for people."""
+"""Jobs, events and whatever else there are lists of, as people read them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from shared.jobs import JobRecord, State
-from synth_service.cli.watching import UNITS, accuracy, duration, rate_and_eta, stages
+from shared.client import ModelDetail, ValidatedJob, WorkerDetail
+from shared.client.progress import UNITS, accuracy, duration, rate_and_eta, stages
+from shared.jobs import Event, JobRecord, State
 
 _COLOURS = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.CANCELLING: "yellow"}
 
@@ -63,4 +64,67 @@ def job_table(job: JobRecord) -> Table:
         table.add_row(f"result.{escape(name)}", escape(str(result)))
     if job.error:
         table.add_row("error", f"[red]{escape(job.error.code)}[/]: {escape(job.error.message)}")
+    return table
+
+
+def summary(job: JobRecord) -> str:
+    """How a finished job ended, as Rich markup."""
+    if job.error is not None:
+        return f"[red]{job.id} failed[/]: {escape(job.error.code)}: {escape(job.error.message)}"
+    if job.state is not State.SUCCEEDED:
+        return f"[yellow]{job.id} was {job.state}[/]; what was made can be had with: dfkd fetch {job.id}"
+    parts = [f"[green]{job.id} succeeded[/]"]
+    if job.started_at and job.finished_at:
+        parts.append(f"in {duration(job.finished_at - job.started_at)}")
+    if measured := job.measurement:
+        parts.append(f"with student top-1 {measured.student_top1:.4f} (teacher {measured.teacher_top1:.4f})")
+    return " ".join(parts) + f"; get it with: dfkd fetch {job.id}"
+
+
+def event_line(event: Event) -> str:
+    """One event, as Rich markup."""
+    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
+    data = " ".join(f"{name}={_short(value)}" for name, value in event.data.items())
+    task = f" [cyan]{escape(event.task)}[/]" if event.task else ""
+    return f"[dim]{moment}[/]{task} [bold]{escape(event.type)}[/] {escape(data)}".rstrip()
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def estimate_table(validated: ValidatedJob) -> Table:
+    """What a job comes to."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in validated.estimate.model_dump().items():
+        if value is not None:
+            table.add_row(name.replace("_", " "), f"{value:,}")
+    return table
+
+
+def workers_table(workers: Sequence[WorkerDetail]) -> Table:
+    """One row for each worker."""
+    table = Table("name", "role", "job", "device", "heard of", box=None, pad_edge=False)
+    for worker in workers:
+        device = str((worker.model_extra or {}).get("device", ""))
+        age = f"{max(time.time() - worker.at, 0):.0f} s ago" if worker.at else ""
+        table.add_row(escape(worker.name), worker.role or "", worker.job or "idle", escape(device), age)
+    return table
+
+
+def models_table(models: Sequence[ModelDetail]) -> Table:
+    """One row for each model."""
+    table = Table("checkpoint", "file", "bytes", "network", "classes", "age", box=None, pad_edge=False)
+    for model in models:
+        table.add_row(
+            escape(model.checkpoint),
+            escape(model.filename),
+            f"{model.bytes:,}",
+            ", ".join(model.architectures),
+            str(model.num_classes or ""),
+            duration(time.time() - model.created_at) if model.created_at else "",
+        )
     return table

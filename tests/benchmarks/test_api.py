@@ -12,7 +12,7 @@ OPTIONS = argparse.Namespace(clients=3, seconds=1.5, threads=2, device="cpu", qu
 
 @pytest.mark.e2e
 def test_polls_are_timed_and_counted() -> None:
-    with measured_service(1, max_queued_jobs=3) as service:
+    with measured_service(1, max_queued_jobs=3, max_requests_per_second=0) as service:
         result = conclude(measure(service, OPTIONS), OPTIONS)
 
     assert result["paced"]["requests"] == pytest.approx(4.5, abs=1.5)

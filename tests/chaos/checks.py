@@ -105,7 +105,8 @@ def _folder(cluster: Cluster, record: JobRecord) -> Iterator[str]:
         found = hashlib.sha256(storage.read_bytes(name)).hexdigest() if storage.exists(name) else None
         if found != (record.result or {}).get("student_sha256"):
             yield "student.safetensors is not the one that was measured"
-    files = set(storage.list(folder))
+    previews = f"{job_files.previews(record.id)}/"  # of each partition one, and what a killed worker left
+    files = {name for name in storage.list(folder) if not name.startswith(previews)}
     if files != expected:
         yield f"files missing {sorted(expected - files)}, unexpected {sorted(files - expected)}"
 
@@ -129,9 +130,10 @@ def check_nothing_is_left(cluster: Cluster, jobs: list[str]) -> Iterator[str]:
         queue = keys.queue(role)
         if redis.xlen(queue) or redis.xpending(queue, keys.GROUP)["pending"]:
             yield f"{queue} is not empty"
-    allowed = {keys.JOBS, keys.SWEEPER, *(keys.queue(role) for role in Role)}
+    allowed = {keys.JOBS, keys.SWEEPER, keys.STATISTICS, keys.WORKERS, *(keys.queue(role) for role in Role)}
     for job in jobs:
         allowed |= {keys.job(job), keys.events(job), keys.shards(job), keys.metrics(job), keys.student(job)}
+        allowed |= {keys.metrics_overview(job), keys.metrics_open(job)}
     for key in redis.scan_iter(count=1000):
         if key not in allowed and redis.ttl(key) < 0:
             yield f"key {key} is left"
@@ -140,7 +142,9 @@ def check_nothing_is_left(cluster: Cluster, jobs: list[str]) -> Iterator[str]:
         yield f"unfinished files are left: {temporaries}"
     if cluster.scratch_folders():
         yield f"local folders are left: {cluster.scratch_folders()}"
-    work = [job for job in jobs if cluster.storage.list(job_files.work(job))]
+    # A job that did not succeed may be retried, so what it would go on from stays.
+    succeeded = [job for job in jobs if cluster.broker.jobs.get(job).state is State.SUCCEEDED]
+    work = [job for job in succeeded if cluster.storage.list(job_files.work(job))]
     if work:
         yield f"working files are left of {work}"
 

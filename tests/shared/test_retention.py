@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from shared import job_files, scratch
-from shared.broker import Broker, JobUnfinished, keys
+from shared.broker import Broker, JobUnfinished, StudentSnapshot, keys
+from shared.errors import UserError
 from shared.jobs import JobRecord, Role
 from shared.retention import delete_job, sweep
 from shared.storage import Storage
@@ -45,7 +46,7 @@ def test_a_deleted_job_leaves_no_key_and_no_file(broker: Broker, storage: Storag
     delete_job(broker, storage, ended.id)
 
     left = set(broker.redis.scan_iter())
-    assert left <= {keys.queue(role) for role in Role}
+    assert left <= {keys.STATISTICS, *(keys.queue(role) for role in Role)}
     assert storage.list() == []
     with pytest.raises(KeyError):
         delete_job(broker, storage, ended.id)
@@ -88,7 +89,69 @@ def test_a_sweep_leaves_of_an_ended_job_what_counts_and_nothing_else(
     (manifest,) = broker.streams.shards(ended.id)
     folder = job_files.shards(ended.id)
     assert storage.list() == sorted([f"{folder}/{manifest.name}", f"{folder}/{manifest.sidecar_name}"])
-    assert broker.retention.untidy(lease_seconds=5) == []
+    assert broker.retention.untidy() == []
+
+
+def test_a_sweep_leaves_what_a_retry_goes_on_from(broker: Broker, storage: Storage) -> None:
+    job = broker.jobs.create(small_job())
+    synthesis, distiller = claim(broker), claim(broker, Role.DISTILLATION)
+    manifest = manifest_of(synthesis, 0)
+    shards = {f"{job_files.shards(job.id)}/{name}" for name in (manifest.name, manifest.sidecar_name)}
+    checkpoint = job_files.checkpoint(job.id, synthesis.task, 1, 0)
+    snapshot = job_files.snapshot(job.id, 1, 10)
+    superseded = [job_files.checkpoint(job.id, synthesis.task, 1, 9), job_files.snapshot(job.id, 1, 5)]
+    for name in (*shards, checkpoint, snapshot, *superseded):
+        storage.put_bytes(b"x", name)
+    broker.streams.announce(synthesis, manifest, {"name": checkpoint})
+    broker.streams.publish_student(distiller, StudentSnapshot(version=10, name=snapshot, sha256="0"))
+    broker.leases.fail(distiller, UserError("bad", "x"))
+    sweep(broker, storage)  # a worker has not let go yet
+    assert set(superseded) <= set(storage.list())
+    broker.leases.release(synthesis, "job stopped")
+
+    sweep(broker, storage)
+
+    assert set(storage.list()) == {*shards, checkpoint, snapshot}
+    broker.jobs.retry(job.id)
+    sweep(broker, storage, older_than_seconds=0)
+    assert set(storage.list()) == {*shards, checkpoint, snapshot}
+
+
+def test_a_retry_in_the_middle_of_a_sweep_loses_nothing(
+    broker: Broker, storage: Storage, ended: JobRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that goes on with the job writes, while the sweep of the ended job is under way."""
+    name = ""
+
+    def retry_and_write() -> None:
+        nonlocal name
+        broker.jobs.retry(ended.id)
+        attempt = claim(broker)
+        name = f"{job_files.shards(ended.id)}/{manifest_of(attempt, 1).name}"
+        storage.put_bytes(b"about to be announced", name)
+
+    class Sweeping(Storage):
+        def delete(self, name: str) -> None:
+            if broker.jobs.get(ended.id).state.is_final:
+                retry_and_write()
+            super().delete(name)
+
+    sweep(broker, Sweeping(storage.root))
+
+    assert broker.jobs.get(ended.id).retries == 1
+    assert storage.exists(name)
+    broker.jobs.cancel(ended.id)
+    assert broker.retention.untidy() == []  # its worker has it still
+    assert name in storage.list()
+
+
+def test_a_job_that_ended_again_during_its_sweep_is_swept_again(broker: Broker, ended: JobRecord) -> None:
+    job = broker.retention.at_rest(ended.id, lease_seconds=5)
+    assert job is not None
+    broker.jobs.retry(ended.id)
+    broker.jobs.cancel(ended.id)
+    broker.retention.is_tidy(job)
+    assert broker.retention.untidy() == [ended.id]
 
 
 def test_a_sweep_touches_no_job_that_is_still_worked_on(broker: Broker, storage: Storage) -> None:

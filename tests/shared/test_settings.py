@@ -1,7 +1,9 @@
+import hashlib
+
 import pytest
 from pydantic import ValidationError
 
-from shared.settings import Settings
+from shared.settings import Settings, check_exposure
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +55,61 @@ def test_a_setting_that_cannot_work_is_refused_by_name(monkeypatch: pytest.Monke
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]
+
+
+SECRET = "swordfish-0123456789"
+
+
+def test_secrets_do_not_show() -> None:
+    settings = Settings(redis_url=f"redis://:{SECRET}@host", api_keys=f"me:{SECRET}")  # type: ignore[arg-type]
+    assert SECRET not in repr(settings)
+    assert SECRET not in repr(settings.api_keys)
+    assert hashlib.sha256(SECRET.encode()).hexdigest() not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("API_KEYS", SECRET),
+        ("API_KEYS", f"me:sha256:{SECRET}"),
+        ("REDIS_URL", f"redis://:{SECRET}/0@host:1"),
+        ("REDIS_URL", f"redis://host:{SECRET}"),
+        ("STORAGE", f"s3://id:{SECRET}@bucket/prefix"),
+    ],
+)
+def test_a_refused_setting_does_not_repeat_the_secret_in_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"DFKD_{name}", value)
+    with pytest.raises(ValidationError, match=f"(?i){name}") as refused:
+        Settings()
+    assert SECRET not in str(refused.value)
+    assert SECRET not in str([error["msg"] for error in refused.value.errors()])
+
+
+@pytest.mark.parametrize(
+    ("host", "is_refused"),
+    [
+        ("127.0.0.1", False),
+        ("127.8.0.1", False),
+        ("::1", False),
+        ("localhost", False),
+        ("0.0.0.0", True),
+        ("::", True),
+        ("", True),
+        ("192.168.1.2", True),
+        ("localhost.example.org", True),
+    ],
+)
+def test_without_a_key_only_loopback_may_be_listened_on(host: str, is_refused: bool) -> None:
+    if is_refused:
+        with pytest.raises(ValueError, match="DFKD_API_KEYS"):
+            check_exposure(Settings(host=host))
+    else:
+        check_exposure(Settings(host=host))
+    check_exposure(Settings(host=host, allow_unauthenticated=True))
+    check_exposure(Settings(api_keys=f"me:{SECRET}"), host)  # type: ignore[arg-type]
+
+
+def test_every_setting_is_described() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []

@@ -1,7 +1,6 @@
 """Storage: confined, atomic, and the same on a local folder and against a real S3 server."""
 
 import os
-import re
 import subprocess
 import sys
 import textwrap
@@ -14,9 +13,7 @@ import s3fs
 
 from shared.durable_files import TEMPORARY_PREFIX
 from shared.storage import PathOutsideStorage, Storage, check_name
-from tests.waiting import wait_until
-
-BUCKET = "bucket"
+from tests.s3 import BUCKET, moto_server
 
 
 def entries(folder: Path) -> list[str]:
@@ -26,29 +23,8 @@ def entries(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a moto server process on loopback; the environment points at it while it runs."""
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("w") as output:  # a file and not a pipe: a full pipe would stop the server
-        process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        address = wait_until(lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()))[0]
-        with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("AWS_ENDPOINT_URL", address)
-            environment.setenv("AWS_ACCESS_KEY_ID", "testing")
-            environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-            environment.setenv("AWS_REGION", "us-east-1")
-            environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-            s3fs.S3FileSystem.clear_instance_cache()
-            s3fs.S3FileSystem().mkdir(BUCKET)
-            yield address
-        s3fs.S3FileSystem.clear_instance_cache()
-    finally:
-        process.terminate()
-        process.wait()
+    with moto_server(tmp_path_factory.mktemp("moto")) as address:
+        yield address
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -26,13 +26,13 @@ def answers(url: str, path: str = "/readyz") -> bool:
 
 
 @contextmanager
-def serving(redis_url: str, storage: str, port: int) -> Iterator[str]:
-    """Runs the API; gives its URL."""
+def serving(redis_url: str, storage: str, port: int, **variables: str) -> Iterator[str]:
+    """Runs the API, with further settings; gives its URL."""
     url = f"http://127.0.0.1:{port}"
-    environment = clean_environment(REDIS_URL=redis_url, DFKD_STORAGE=storage, DFKD_PORT=str(port))
+    environment = clean_environment(REDIS_URL=redis_url, DFKD_STORAGE=storage, DFKD_PORT=str(port), **variables)
     process = subprocess.Popen([sys.executable, "-m", "synth_service.api"], env=environment)
     try:
-        wait_until(lambda: answers(url))
+        wait_until(lambda: answers(url), timeout=60)
         yield url
     finally:
         process.terminate()

@@ -79,7 +79,7 @@ def spec(storage: Path) -> dict[str, object]:
 def test_the_server_is_started_again_on_the_same_files_and_a_second_up_is_refused(tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     with up(storage, free_port()) as running, Client(running.url) as client:
-        job = client.submit(spec(storage))
+        job = client.jobs.create(spec(storage))
         server = running.children()["redis"]
         command = server.cmdline()
         server.kill()
@@ -87,7 +87,7 @@ def test_the_server_is_started_again_on_the_same_files_and_a_second_up_is_refuse
         wait_until(lambda: "redis" in running.children() and answers(running.url))
         assert running.children()["redis"].pid != server.pid
         assert running.children()["redis"].cmdline() == command
-        assert client.job(job.id).id == job.id
+        assert client.jobs.get(job.id).id == job.id
 
         second = run_up(storage, free_port())
         assert second.returncode == 2
@@ -124,13 +124,13 @@ def test_a_worker_is_stopped_before_the_server(tmp_path: Path) -> None:
 def test_nothing_outlives_an_up_that_is_killed_and_its_files_can_be_used_at_once(tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     with up(storage, free_port()) as running, Client(running.url) as client:
-        job = client.submit(spec(storage))
+        job = client.jobs.create(spec(storage))
         children = list(running.children().values())
         running.process.kill()
         _, alive = psutil.wait_procs(children, timeout=10)
         assert alive == []
     with up(storage, free_port()) as running, Client(running.url) as client:
-        assert client.job(job.id).state == "queued"
+        assert client.jobs.get(job.id).state == "queued"
 
 
 def test_a_port_in_use_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

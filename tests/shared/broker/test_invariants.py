@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from shared.broker import Attempt, Broker, JobFinished, JobStopped, JobUnfinished, LeaseLost, keys
+from shared.broker import Attempt, Broker, JobFinished, JobStopped, JobSucceeded, JobUnfinished, LeaseLost, keys
 from shared.errors import UserError
 from shared.jobs import JobError, Role, State, Task, tasks_of
 from tests.shared.broker.manifests import manifest_of
@@ -35,7 +35,7 @@ SPEC = small_job(synthesis={"num_images": 6 * IMAGES, "batch_size": IMAGES, "par
 
 
 class BrokerMachine(RuleBasedStateMachine):
-    """Workers claim, work, vanish and come back; a client cancels and deletes."""
+    """Workers claim, work, vanish and come back; a client cancels, retries and deletes."""
 
     attempts: Bundle[Attempt] = Bundle("attempts")
     jobs: Bundle[str] = Bundle("jobs")
@@ -198,6 +198,21 @@ class BrokerMachine(RuleBasedStateMachine):
             assert job_id not in self.known
 
     @rule(job_id=jobs)
+    def retry(self, job_id: str) -> None:
+        try:
+            self.broker.jobs.retry(job_id)
+        except JobSucceeded:
+            assert self.final[job_id] is State.SUCCEEDED
+        except JobUnfinished:
+            assert job_id not in self.final
+        except KeyError:
+            assert job_id not in self.known
+        else:
+            assert self.final.pop(job_id) in (State.FAILED, State.CANCELLED)
+            for held in [each for each in self.holders if each[0] == job_id]:
+                del self.holders[held]
+
+    @rule(job_id=jobs)
     def delete(self, job_id: str) -> None:
         held = [task for job, task in self.holders if job == job_id]
         try:
@@ -266,6 +281,11 @@ class BrokerMachine(RuleBasedStateMachine):
     def only_jobs_that_have_not_ended_count_as_unfinished(self) -> None:
         unfinished = {job_id for job_id in self.known if not self.broker.jobs.get(job_id).state.is_final}
         assert self.broker.redis.smembers(keys.UNFINISHED) == unfinished
+
+    @invariant()
+    def every_job_is_counted_in_its_state(self) -> None:
+        counted = {state: int(self.broker.redis.hget(keys.STATISTICS, f"jobs:{state}") or 0) for state in State}
+        assert counted == {**dict.fromkeys(State, 0), **Counter(self.broker.jobs.get(id_).state for id_ in self.known)}
 
 
 @pytest.mark.parametrize("steps", [50])

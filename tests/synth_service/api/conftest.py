@@ -23,7 +23,14 @@ CHECKPOINT = "teachers/digits.safetensors"
 
 @pytest.fixture
 def settings(redis_url: str, storage: Storage) -> Settings:
-    return Settings(redis_url=redis_url, storage=storage.root, max_queued_jobs=5, max_body_bytes=20_000)
+    return Settings(
+        redis_url=redis_url,
+        storage=storage.root,
+        max_queued_jobs=5,
+        max_body_bytes=20_000,
+        allowed_hosts=("testserver",),
+        max_requests_per_second=0,
+    )
 
 
 @pytest.fixture
@@ -92,7 +99,7 @@ def announce(
     return manifest
 
 
-def complete(broker: Broker, storage: Storage) -> None:
+def complete(broker: Broker, storage: Storage, *, result: dict[str, Any] | None = None) -> None:
     """Runs the queued job to its end."""
     synthesis, distillation = claim(broker, Role.SYNTHESIS), claim(broker, Role.DISTILLATION)
     for index in range(2):
@@ -100,4 +107,4 @@ def complete(broker: Broker, storage: Storage) -> None:
     assert broker.leases.finish(synthesis) == "ok"
     broker.streams.consumed(distillation, shards=2, images=8)
     assert broker.leases.finish(distillation) == "last"
-    assert broker.leases.finish(distillation, folder_completed=True, result={"images": 8}) == "ok"
+    assert broker.leases.finish(distillation, folder_completed=True, result=result or {"images": 8}) == "ok"

@@ -128,3 +128,13 @@ def test_a_malformed_position_is_refused(
 
 def test_the_largest_position_is_the_end(client: TestClient, job: JobRecord) -> None:
     assert client.get(f"/jobs/{job.id}/events?after=9999999999999999999-9999999999999999999").json()["data"] == []
+
+
+def test_a_stream_goes_on_over_the_end_of_a_job_that_was_retried(url: str, broker: Broker, job: JobRecord) -> None:
+    broker.jobs.cancel(job.id)
+    broker.jobs.retry(job.id)
+    with listening(f"{url}/jobs/{job.id}/events") as events:
+        types = [next(events)["type"] for _ in range(4)]
+        assert types == ["job_created", "cancel_requested", "job_cancelled", "job_retried"]
+        broker.jobs.cancel(job.id)
+        assert [event["type"] for event in events] == ["cancel_requested", "job_cancelled"]

@@ -101,6 +101,21 @@ def test_cancelling_ends_a_queued_job_at_once_and_a_running_one_when_its_worker_
     assert (refused.status_code, refused.json()["code"]) == (409, "job_finished")
 
 
+def test_a_cancelled_job_is_retried_once_and_a_finished_one_not_at_all(
+    client: TestClient, broker: Broker, storage: Storage, job: JobRecord
+) -> None:
+    unfinished = client.post(f"/jobs/{job.id}/retry")
+    assert (unfinished.status_code, unfinished.json()["code"]) == (409, "job_unfinished")
+    client.post(f"/jobs/{job.id}/cancel")
+    response = client.post(f"/jobs/{job.id}/retry")
+    assert (response.status_code, response.json()["state"], response.json()["retries"]) == (202, "queued", 1)
+    assert response.headers["location"] == f"/jobs/{job.id}"
+    assert client.post(f"/jobs/{job.id}/retry").status_code == 409
+    complete(broker, storage)
+    refused = client.post(f"/jobs/{job.id}/retry")
+    assert (refused.status_code, refused.json()["code"]) == (409, "job_succeeded")
+
+
 def test_deleting_removes_an_ended_job_and_its_files_and_nothing_before_that(
     client: TestClient, broker: Broker, storage: Storage, job: JobRecord
 ) -> None:
@@ -122,7 +137,8 @@ def test_deleting_removes_an_ended_job_and_its_files_and_nothing_before_that(
 
 
 @pytest.mark.parametrize(
-    "call", [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/events"), ("GET", "/student")]
+    "call",
+    [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/retry"), ("GET", "/events"), ("GET", "/student")],
 )
 def test_a_job_that_does_not_exist_is_404(client: TestClient, call: tuple[str, str]) -> None:
     method, path = call

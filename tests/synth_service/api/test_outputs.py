@@ -67,6 +67,26 @@ def test_the_student_is_404_with_the_reason_until_there_is_one(
     assert client.get(path, headers={"If-None-Match": response.headers["etag"]}).status_code == 304
 
 
+def test_the_student_in_another_format_is_there_if_the_job_was_asked_for_it(
+    client: TestClient, broker: Broker, storage: Storage, job: JobRecord
+) -> None:
+    path = f"/jobs/{job.id}/student"
+    problem(client.get(path, params={"format": "onnx"}), 404, "student_not_ready")
+    failed = {"exports_failed": {"torchscript": "RuntimeError: no"}}
+    complete(broker, storage, result={"images": 8, **failed})
+    storage.put_bytes(b"program", job_files.exported_student(job.id, "torch-export"))
+    response = client.get(path, params={"format": "torch-export"})
+    assert (response.status_code, response.content) == (200, b"program")
+    assert 'filename="student.pt2"' in response.headers["content-disposition"]
+    missing = client.get(path, params={"format": "onnx"})
+    problem(missing, 404, "format_not_exported")
+    assert '"export": ["onnx"]' in missing.json()["hint"]
+    impossible = client.get(path, params={"format": "torchscript"})
+    problem(impossible, 404, "format_not_exported")
+    assert "RuntimeError: no" in impossible.json()["detail"]
+    problem(client.get(path, params={"format": "exe"}), 422, "invalid_request")
+
+
 def test_a_job_without_distillation_says_that_it_has_no_student(
     client: TestClient, broker: Broker, written: dict[str, Any]
 ) -> None:
@@ -79,18 +99,6 @@ def test_the_picture_grid_is_served_as_a_picture(client: TestClient, storage: St
     storage.put_bytes(b"\x89PNG", job_files.grid(job.id))
     response = client.get(f"/jobs/{job.id}/grid.png")
     assert (response.headers["content-type"], response.content) == ("image/png", b"\x89PNG")
-
-
-def test_metrics_are_listed_oldest_first(client: TestClient, broker: Broker, job: JobRecord) -> None:
-    attempt = claim(broker, Role.DISTILLATION)
-    for step in (1, 2):
-        broker.streams.report(attempt, step=step, metrics={"loss": 1 / step})
-    listed = client.get(f"/jobs/{job.id}/metrics").json()
-    assert [(each["step"], each["values"], each["task"]) for each in listed["data"]] == [
-        (1, {"loss": 1.0}, "distillation:0"),
-        (2, {"loss": 0.5}, "distillation:0"),
-    ]
-    assert client.get(f"/jobs/{job.id}/metrics?limit=1").json()["has_more"] is True
 
 
 def test_a_storage_that_fails_to_read_is_503_and_no_500() -> None:

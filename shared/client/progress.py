@@ -1,28 +1,18 @@
-"""Following a job: two live bars on a terminal, a line now and then elsewhere.
-
-``watch`` polls; the displays show what a poll brought. An API that is away for a moment is waited for,
-since the job goes on without it.
-"""
+"""How a job looks while it runs: two live bars on a terminal or in a notebook, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-
-from shared.client import Client, ServerUnreachable
 from shared.jobs import JobRecord, Stage
 
-POLL_SECONDS: Final = 0.5
-LONGEST_POLL_SECONDS: Final = 5.0
-LINE_SECONDS: Final = 10.0
-PATIENCE_SECONDS: Final = 60.0
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
 
+LINE_SECONDS: Final = 10.0
 UNITS: Final = {"synthesis": "images", "distillation": "steps"}
 
 
@@ -40,53 +30,6 @@ class Display(Protocol):
 
     def say(self, text: str) -> None:
         """Adds a line that stays."""
-
-
-def watch(
-    client: Client,
-    job_id: str,
-    display: Display,
-    *,
-    pause: Callable[[float], None] = time.sleep,
-    patience_seconds: float = PATIENCE_SECONDS,
-) -> JobRecord:
-    """Shows a job until it is in a final state, and returns it.
-
-    Args:
-        pause: waits between polls; what it raises ends the watching.
-        patience_seconds: how long the API may be away.
-
-    Raises:
-        ServerUnreachable: it was away for longer.
-        ApiError: there is no such job.
-    """
-    answered_at = time.monotonic()
-    is_away = False
-    errors: dict[str, str] = {}
-    with display:
-        while True:
-            try:
-                poll = client.poll(job_id)
-            except ServerUnreachable as error:
-                if time.monotonic() - answered_at > patience_seconds:
-                    raise
-                if not is_away:
-                    display.say(f"{error}; waiting for it, the job goes on")
-                is_away = True
-                pause(POLL_SECONDS)
-                continue
-            if is_away:
-                display.say("the service is back")
-            answered_at, is_away = time.monotonic(), False
-            for name, stage in stages(poll.job):
-                told = f"{stage.error.code}: {stage.error.message}" if stage.error else ""
-                if told and errors.get(name) != told and not poll.job.state.is_final:
-                    display.say(f"{name}, attempt {stage.attempt}: {told}")
-                errors[name] = told
-            display.show(poll.job)
-            if poll.job.state.is_final:
-                return poll.job
-            pause(min(max(poll.retry_after_seconds or 0.0, POLL_SECONDS), LONGEST_POLL_SECONDS))
 
 
 def stages(job: JobRecord) -> list[tuple[str, Stage]]:
@@ -119,15 +62,39 @@ def accuracy(job: JobRecord) -> str:
     return f"student {measured.student_top1:.4f}, teacher {measured.teacher_top1:.4f}" if measured else ""
 
 
-def display_for(console: Console) -> Display:
-    """Bars for a terminal, lines for everything else."""
-    return BarDisplay(console) if console.is_terminal else LineDisplay(console)
+def display_for(console: Console | None = None) -> Display:
+    """Bars for a terminal, lines for everything else; on stderr if no console is given."""
+    if console is None:
+        from rich.console import Console
+
+        console = Console(stderr=True, highlight=False)
+    return BarDisplay(console) if console.is_terminal or console.is_jupyter else LineDisplay(console)
+
+
+class NoDisplay:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def show(self, job: JobRecord) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
 
 
 class BarDisplay:
     """A bar for each stage, redrawn in place."""
 
     def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
         self._progress = Progress(
             TextColumn("{task.description:<12}"),
             BarColumn(bar_width=None),
@@ -167,7 +134,7 @@ class BarDisplay:
 
     def say(self, text: str) -> None:
         """A line above the bars."""
-        self._progress.console.print(f"[yellow]{escape(text)}[/]")
+        self._progress.console.print(text, style="yellow", markup=False)
 
 
 class LineDisplay:
@@ -200,4 +167,4 @@ class LineDisplay:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._console.print(escape(text))
+        self._console.print(text, markup=False)

@@ -1,0 +1,125 @@
+"""Uploaded checkpoints: what is known of each, and which jobs use it.
+
+The files are in the storage; a model exists when its record does. Creating a job and deleting a model are scripts
+that look at the same keys, so no job begins with a model that is being deleted.
+"""
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel, Field
+
+from shared.broker import keys
+from shared.broker.connection import Client
+from shared.checkpoint_files import TensorEntry
+
+TENSORS_KEPT = 20_000
+
+# KEYS: 1 model, 2 all models, 3 jobs that refer to it, 4 unfinished jobs. ARGV: 1 id.
+_DELETE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 'missing' end
+local users = redis.call('SINTER', KEYS[3], KEYS[4])
+if #users > 0 then return users[1] end
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('DEL', KEYS[1], KEYS[3])
+return 'ok'
+"""
+
+
+class Model(BaseModel):
+    """An uploaded checkpoint."""
+
+    id: str
+    checkpoint: str = Field(description="What to write as `checkpoint` in a job: models/ID.")
+    filename: str
+    owner: str | None = Field(None, description="Name of the API key that uploaded it.")
+    created_at: float = Field(description="Unix time.")
+    bytes: int
+    sha256: str
+    format: str = Field(description="safetensors, torch, or torch-legacy (of before torch 1.6).")
+    tensor_count: int
+    parameters: int = Field(description="Values in all tensors together, buffers included.")
+    architectures: list[str] = Field(description="Values of `arch` whose weights have these names and shapes.")
+    num_classes: int | None = Field(None, description="Outputs of the last layer, where one can tell.")
+    input_channels: int | None = Field(None, description="Inputs of the first convolution, where one can tell.")
+
+
+class ModelInUse(Exception):
+    """An unfinished job uses the model. The argument is the job's id."""
+
+
+class Models:
+    """Uploaded checkpoints as clients see them."""
+
+    def __init__(self, client: Client) -> None:
+        self._redis = client
+
+    def create(self, model: Model, tensors: list[TensorEntry]) -> None:
+        """Stores a record; the file is there already."""
+        listed = ",".join(tensor.model_dump_json() for tensor in tensors[:TENSORS_KEPT])
+        with self._redis.pipeline() as pipeline:
+            pipeline.hset(keys.model(model.id), mapping={"record": model.model_dump_json(), "tensors": f"[{listed}]"})
+            pipeline.zadd(keys.MODELS, {model.id: 0})
+            pipeline.execute()
+
+    def get(self, model_id: str) -> Model:
+        """One model. Raises KeyError when there is none of this id."""
+        record = self._redis.hget(keys.model(model_id), "record")
+        if record is None:
+            raise KeyError(model_id)
+        return Model.model_validate_json(record)
+
+    def tensors(self, model_id: str) -> str:
+        """The model's tensors as a JSON list of ``TensorEntry``, at most ``TENSORS_KEPT`` of them."""
+        return self._redis.hget(keys.model(model_id), "tensors") or "[]"
+
+    def list(self, *, after: str | None = None, limit: int = 20, owner: str | None = None) -> tuple[list[Model], bool]:
+        """Models from newest to oldest, and whether there are more.
+
+        Args:
+            after: id of the last model of the page before.
+            limit: most models to return.
+            owner: only the models of this API key.
+        """
+        found: list[Model] = []
+        for model in self._newest_first(after, page=max(limit + 1, 50)):
+            if owner not in (None, model.owner):
+                continue
+            if len(found) == limit:
+                return found, True
+            found.append(model)
+        return found, False
+
+    def _newest_first(self, after: str | None, page: int) -> Iterator[Model]:
+        upper = f"({after}" if after else "+"
+        while True:
+            ids = self._redis.zrange(keys.MODELS, upper, "-", desc=True, bylex=True, offset=0, num=page)
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for model_id in ids:
+                    pipeline.hget(keys.model(model_id), "record")
+                for record in pipeline.execute():
+                    if record is not None:
+                        yield Model.model_validate_json(record)
+            if len(ids) < page:
+                return
+            upper = f"({ids[-1]}"
+
+    def delete(self, model_id: str) -> None:
+        """Removes the record; the file is the caller's to delete.
+
+        Raises:
+            KeyError: there is no such model.
+            ModelInUse: an unfinished job refers to it.
+        """
+        outcome = self._redis.eval(
+            _DELETE,
+            4,
+            keys.model(model_id),
+            keys.MODELS,
+            keys.model_jobs(model_id),
+            keys.UNFINISHED,
+            model_id,
+        )
+        if outcome == "missing":
+            raise KeyError(model_id)
+        if outcome != "ok":
+            raise ModelInUse(outcome)

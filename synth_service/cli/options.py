@@ -1,0 +1,45 @@
+"""Options and arguments that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shared.client import Client, ClientError
+from shared.client.connection import DEFAULT_URL
+
+COMPLETION_SECONDS = 1.0
+"""A shell that waits for longer seems to hang."""
+
+
+def complete_job_ids(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Ids of the newest jobs, with their names and states; nothing where the service does not say at once."""
+    given = context.params
+    try:
+        with Client(given.get("url"), given.get("api_key"), timeout_seconds=COMPLETION_SECONDS, retries=0) as client:
+            jobs = client.jobs.list(limit=50).data
+    except (ClientError, ValueError):
+        return []
+    return [(job.id, f"{job.name} {job.state}".strip()) for job in jobs if job.id.startswith(incomplete)]
+
+
+Url = Annotated[str, typer.Option("--url", envvar="DFKD_URL", help=f"Address of the service [{DEFAULT_URL}].")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="DFKD_API_KEY",
+        help="Key of the service. Better in the variable than here, where others on this machine can see it.",
+    ),
+]
+JobId = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="Id of the job, as `dfkd jobs` lists it.", autocompletion=complete_job_ids),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field; may be repeated.")
+]
+JobFile = Annotated[str, typer.Argument(metavar="FILE", help="The job, YAML or JSON; - reads stdin.")]
+Storage = Annotated[str | None, typer.Option(help="Folder or s3:// address for everything that is made.")]

@@ -1,0 +1,170 @@
+"""Commands about the service and what is around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from shared.client.connection import DEFAULT_URL
+from synth_service.cli.options import ApiKey, Json, Storage, Url
+from synth_service.cli.outcomes import ExitCode, connected, fail, messages, output, print_json
+from synth_service.cli.tables import models_table, workers_table
+
+
+def up(
+    host: Annotated[str | None, typer.Option(help="Address the API listens on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Its port; 0 picks a free one [8000].")] = None,
+    synth_workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that make images.")] = 1,
+    distillers: Annotated[int, typer.Option(min=0, max=256, help="Processes that train students.")] = 1,
+    storage: Storage = None,
+) -> None:
+    """Run the whole service here until Ctrl-C.
+
+    Without REDIS_URL it starts a server of its own. What is not given comes from DFKD_HOST, DFKD_PORT and
+    DFKD_STORAGE.
+    """
+    from synth_service.cli.running import run_service
+
+    run_service(host=host, port=port, synth_workers=synth_workers, distillers=distillers, storage=storage)
+
+
+def demo(
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the job [as in its file].")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
+    storage: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("dfkd-demo"),
+) -> None:
+    """Distil a network that reads digits, without a digit: the whole service, started, used and stopped."""
+    from synth_service.demo import run_demo
+
+    run_demo(storage=storage, seed=seed, as_json=as_json)
+
+
+def init(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="Weights of the teacher: safetensors, or a torch file.")
+    ],
+    to: Annotated[Path, typer.Option("--to", "-o", help="Job file to write.")] = Path("job.yaml"),
+    arch: Annotated[str | None, typer.Option(help="Network that the weights are of.")] = None,
+    num_classes: Annotated[int | None, typer.Option(min=2, help="Classes that it tells apart.")] = None,
+    channels: Annotated[int | None, typer.Option(min=1, max=64, help="Colour channels of its images.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="H[xW]", help="Size of its images in pixels.")] = None,
+    normalisation: Annotated[
+        str | None,
+        typer.Option(metavar="MEAN/STD", help="As in 0.49,0.48,0.45/0.25,0.24,0.26; or a data set such as cifar10."),
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="Network to train.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take the defaults.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the job file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a job file for your own network; asks for what its checkpoint does not tell."""
+    from synth_service.cli.job_writing import Answers, write_job_file
+
+    given = Answers(arch, num_classes, channels, size, normalisation, student, name)
+    written = write_job_file(checkpoint, to, given, ask=not (yes or as_json), force=force)
+    if as_json:
+        print_json({"file": str(to), "spec": written})
+    else:
+        messages.print(f"wrote {escape(str(to))}; next: dfkd validate {escape(str(to))}")
+
+
+def doctor(
+    as_json: Json = False,
+    storage: Storage = None,
+    url: Annotated[
+        str | None, typer.Option("--url", envvar="DFKD_URL", help=f"Address of the service [{DEFAULT_URL}].")
+    ] = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Check everything that the service needs here; exit code 1 if something is broken."""
+    from synth_service.cli.doctor import Status, examine, findings_table
+
+    findings = examine(url=url, api_key=api_key, storage=storage)
+    is_broken = any(finding.status is Status.BROKEN for finding in findings)
+    if as_json:
+        print_json({"ok": not is_broken, "checks": [finding.model_dump(mode="json") for finding in findings]})
+    else:
+        output.print(findings_table(findings))
+    if is_broken:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def upload(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights: safetensors, or a torch file.")],
+    name: Annotated[str | None, typer.Option(help="File name to show [that of the file].")] = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Send a checkpoint to the service; prints what a job names it by."""
+    with connected(url, api_key) as client:
+        model = client.models.upload(file, name=name)
+    if as_json:
+        print_json(model)
+    else:
+        output.print(model.checkpoint)
+        known = f" of {' or '.join(model.architectures)}" if model.architectures else ""
+        messages.print(f"[dim]{model.bytes:,} bytes{known}; in the job file: checkpoint: {escape(model.checkpoint)}[/]")
+
+
+def models(
+    delete: Annotated[str | None, typer.Option(metavar="ID", help="Remove this one instead.")] = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """List uploaded checkpoints, newest first."""
+    with connected(url, api_key) as client:
+        if delete is not None:
+            model_id = delete.removeprefix("models/")
+            client.models.delete(model_id)
+            if as_json:
+                print_json({"id": model_id, "deleted": True})
+            else:
+                output.print(f"{model_id} deleted")
+            return
+        found = client.models.list()
+    if as_json:
+        print_json(found)
+    elif found:
+        output.print(models_table(found))
+    else:
+        messages.print("no models")
+
+
+def workers(as_json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
+    """List the workers that were heard of within the last minute."""
+    with connected(url, api_key) as client:
+        found = client.workers()
+    if as_json:
+        print_json(found)
+    elif found:
+        output.print(workers_table(found))
+    else:
+        messages.print("no workers; `dfkd up` starts some")
+
+
+def key(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is; shown in jobs and logs.")],
+    as_json: Json = False,
+) -> None:
+    """Make an API key: the key for its owner, and what the service is to know of it."""
+    from shared.api_keys import new_api_key
+
+    try:
+        secret, entry = new_api_key(name)
+    except ValueError as error:
+        fail(str(error), ExitCode.USAGE)
+    if as_json:
+        print_json({"name": name, "key": secret, "entry": entry})
+        return
+    output.print(secret)
+    messages.print(
+        "that was the key: it is shown once and kept nowhere. Its owner sets DFKD_API_KEY to it. The service gets\n"
+        f"  DFKD_API_KEYS={escape(entry)}\n"
+        "(several are separated by commas)"
+    )

@@ -1,0 +1,60 @@
+"""Job files as people write them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from synth_service.cli.job_file import InvalidJobFile, load_job_file
+from tests.synth_service.cli.conftest import dfkd
+
+
+def test_a_job_file_is_read_as_people_mean_it(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("a: 2e-4\nb: 1E5\nc: 2024-01-02\nd: -.5e3\ne: e5\n")
+    assert load_job_file(str(path)) == {"a": 2e-4, "b": 1e5, "c": "2024-01-02", "d": -500.0, "e": "e5"}
+
+
+def test_json_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"seed": 1, "synthesis": {"bn": 1e-3}, "name": 'tab\tquote"'}, indent=1))
+    assert load_job_file(str(path)) == {"seed": 1, "synthesis": {"bn": 0.001}, "name": 'tab\tquote"'}
+
+
+def test_set_changes_fields_and_makes_the_way_to_them(job_file: str) -> None:
+    spec = load_job_file(job_file, ["synthesis.num_images=100", "a.b.c=[1, x]", "distillation=null", "name=k=v"])
+    assert spec["synthesis"] == {"num_images": 100, "batch_size": 4}
+    assert (spec["a"], spec["distillation"], spec["name"]) == ({"b": {"c": [1, "x"]}}, None, "k=v")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nteacher: {arch: x\nseed: 1\n", r"job\.yaml, line 3, column \d+: "),
+        ("name: a\nseed: 1\nname: b\n", r"job\.yaml, line 3, column 1: the key 'name' is here twice"),
+        ("- a\n", r"job\.yaml: holds a list where a mapping"),
+        ("", r"job\.yaml: holds nothing"),
+        ("a: !!python/object/apply:os.getcwd []\n", r"line 1, column 4: could not determine a constructor"),
+        ("a: \x00", r"job\.yaml: .*special characters"),
+        ("[" * 5000, r"job\.yaml: "),
+    ],
+)
+def test_a_file_that_is_no_job_is_named_with_its_fault(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidJobFile, match=message):
+        load_job_file(str(path))
+
+
+@pytest.mark.parametrize("change", ["seed", "=1", "a..b=1", "name.x=1", "seed=["])
+def test_a_malformed_change_is_refused(job_file: str, change: str) -> None:
+    with pytest.raises(InvalidJobFile, match="--set"):
+        load_job_file(job_file, [change])
+
+
+def test_a_checkpoint_given_as_job_file_is_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.pt"
+    path.write_bytes(b"\x80\x02\xff\xfe")
+    result = dfkd("submit", str(path))
+    assert result.exit_code == 2
+    assert "is not UTF-8 text" in result.stderr

@@ -1,0 +1,92 @@
+"""Submitting, listing, showing, cancelling, deleting."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shared.broker import Broker
+from tests.conftest import free_port
+from tests.synth_service.cli.conftest import JOB, dfkd
+
+
+def test_submit_prints_the_id_alone_on_stdout(url: str, job_file: str, broker: Broker) -> None:
+    result = dfkd("submit", job_file, "--set", "seed=7", url=url)
+    assert result.exit_code == 0
+    record = broker.jobs.get(result.stdout.strip())
+    assert record.spec["seed"] == 7
+    assert record.spec["distillation"]["final_learning_rate"] == 2e-4  # type: ignore[index, call-overload]
+
+
+def test_submit_reads_stdin_and_prints_json(url: str) -> None:
+    result = dfkd("submit", "-", "--json", url=url, stdin=JOB)
+    assert json.loads(result.stdout)["state"] == "queued"
+
+
+def test_a_refused_job_is_a_table_of_fields_and_exit_code_2(url: str, job_file: str) -> None:
+    result = dfkd("submit", job_file, "--set", "synthesis.num_images=0", "--set", "teacher.arch=nope", url=url)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert any("synthesis.num_images" in line and "greater than or equal to 1" in line for line in lines)
+    assert any("teacher.arch" in line and "nope" in line for line in lines)
+
+
+def test_a_missing_job_file_is_usage(tmp_path: Path) -> None:
+    result = dfkd("submit", str(tmp_path / "none.yaml"))
+    assert result.exit_code == 2
+    assert "none.yaml: No such file" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["jobs"], ["job", "x"], ["cancel", "x"], ["delete", "x"], ["fetch", "x"]])
+def test_nobody_there_is_exit_code_3(command: list[str]) -> None:
+    result = dfkd(*command, url=f"http://127.0.0.1:{free_port()}")
+    assert result.exit_code == 3
+    assert "no answer from" in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_unknown_job_is_usage(url: str) -> None:
+    result = dfkd("job", "job-000000000000deadbeef", url=url)
+    assert result.exit_code == 2
+    assert "(" in result.stderr
+
+
+def test_a_wrong_address_is_usage() -> None:
+    result = dfkd("jobs", url="localhost:8000")
+    assert result.exit_code == 2
+    assert "server address 'localhost:8000'" in result.stderr
+
+
+def test_jobs_are_listed_filtered_and_cancelled(url: str, job_file: str) -> None:
+    first = dfkd("submit", job_file, "--set", "name='[red]one'", url=url).stdout.strip()
+    second = dfkd("submit", job_file, "--set", "name=two", url=url).stdout.strip()
+    listed = dfkd("jobs", url=url)
+    assert listed.stdout.index(second) < listed.stdout.index(first)
+    assert "[red]one" in listed.stdout  # a name is text, not markup
+    assert dfkd("cancel", first, url=url).stdout == f"{first} cancelled\n"
+    assert dfkd("cancel", first, url=url).exit_code == 1
+    found = json.loads(dfkd("jobs", "--status", "cancelled", "--json", url=url).stdout)
+    assert [each["id"] for each in found["data"]] == [first]
+    limited = json.loads(dfkd("jobs", "--limit", "1", "--json", url=url).stdout)
+    assert [each["id"] for each in limited["data"]] == [second]
+    assert limited["has_more"] is True
+
+
+def test_a_job_is_deleted_once_it_has_ended(url: str, job_file: str) -> None:
+    job_id = dfkd("submit", job_file, url=url).stdout.strip()
+    refused = dfkd("delete", job_id, url=url)
+    assert refused.exit_code == 1
+    assert refused.stdout == ""
+    dfkd("cancel", job_id, url=url)
+    assert dfkd("delete", job_id, url=url).stdout == f"{job_id} deleted\n"
+    assert dfkd("job", job_id, url=url).exit_code == 2
+    assert json.loads(dfkd("jobs", "--json", url=url).stdout)["data"] == []
+
+
+def test_one_job_is_shown(url: str, job_file: str) -> None:
+    job_id = dfkd("submit", job_file, "--set", "metadata.ticket=A-1", url=url).stdout.strip()
+    shown = dfkd("job", job_id, url=url).stdout
+    for text in (job_id, "queued", "0/8 images", "0/10 steps", "A-1"):
+        assert text in shown
+    assert json.loads(dfkd("job", job_id, "--json", url=url).stdout)["id"] == job_id

@@ -1,0 +1,135 @@
+"""`dfkd init`: a job file from a checkpoint, asking only for what it does not tell."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.networks.building import build_network
+from shared.networks.checkpoints import save_checkpoint
+from shared.specs import InputSpec, JobSpec, NetworkSpec
+from synth_service.cli.job_file import load_job_file
+from tests.synth_service.cli.conftest import dfkd
+
+
+def checkpoint(folder: Path, arch: str, *, num_classes: int = 7, channels: int = 1) -> Path:
+    network = build_network(
+        NetworkSpec(arch=arch), num_classes=num_classes, input=InputSpec(channels=channels, height=32, width=32)
+    )
+    save_checkpoint(network, folder / "teacher.safetensors", {})
+    return folder / "teacher.safetensors"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "job.yaml"
+
+
+@pytest.mark.parametrize("arch", ["wrn16_1", "resnet20", "vgg8"])
+def test_what_the_weights_tell_is_not_asked(tmp_path: Path, target: Path, arch: str) -> None:
+    path = checkpoint(tmp_path, arch)
+    result = dfkd("init", str(path), "--to", str(target), stdin="28x24\n0.13/0.31\n\n")
+    assert result.exit_code == 0, result.stderr
+    job = JobSpec.model_validate(load_job_file(str(target)))
+    assert (job.teacher.arch, job.teacher.num_classes) == (arch, 7)
+    assert job.teacher.input.shape == (1, 28, 24)
+    assert (job.teacher.input.mean, job.teacher.input.std) == ((0.13,), (0.31,))
+    assert job.student is not None
+    assert result.stderr.count(":") >= 3
+    assert "classes" not in result.stderr
+
+
+def test_nothing_is_asked_with_yes_and_guesses_are_marked(tmp_path: Path, target: Path) -> None:
+    result = dfkd("init", str(checkpoint(tmp_path, "resnet20", channels=3)), "--to", str(target), "--yes")
+    assert result.exit_code == 0, result.stderr
+    job = JobSpec.model_validate(load_job_file(str(target)))
+    assert job.teacher.input.mean == (0.4914, 0.4822, 0.4465)
+    assert "THIS IS A GUESS" in target.read_text()
+    assert job.student is not None
+    assert job.student.arch == "resnet8"
+
+
+def test_everything_may_be_an_option(tmp_path: Path, target: Path) -> None:
+    options = [
+        "--arch",
+        "resnet20",
+        "--num-classes",
+        "7",
+        "--channels",
+        "1",
+        "--size",
+        "28",
+        "--normalisation",
+        "mnist",
+    ]
+    options += ["--student", "wrn16_1", "--name", 'it\'s "mine": #1', "--json", "--to", str(target)]
+    result = dfkd("init", str(checkpoint(tmp_path, "resnet20")), *options)
+    written = json.loads(result.stdout)
+    assert written["file"] == str(target)
+    assert written["spec"] == load_job_file(str(target))
+    job = JobSpec.model_validate(written["spec"])
+    assert job.name == 'it\'s "mine": #1'
+    assert job.teacher.input.mean == (0.1307,)
+    assert "THIS IS A GUESS" not in target.read_text()
+
+
+def test_an_unknown_network_is_asked_for(tmp_path: Path, target: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(8, 5))
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "mine.pt")
+    command = ["init", str(tmp_path / "mine.pt"), "--to", str(target)]
+    refused = dfkd(*command, "--yes")
+    assert refused.exit_code == 2
+    assert "network (arch)" in refused.stderr
+    answered = dfkd(*command, stdin="no-such-net\nmypackage.nets:build\n\n16\n\n\n")
+    assert answered.exit_code == 0, answered.stderr
+    assert "`no-such-net` is not a known architecture" in answered.stderr
+    job = JobSpec.model_validate(load_job_file(str(target)))
+    assert (job.teacher.arch, job.teacher.num_classes) == ("mypackage.nets:build", 5)
+    assert job.synthesis is not None
+    assert job.synthesis.bn == 0  # no BatchNorm in it
+
+
+def test_a_checkpoint_in_the_storage_is_named_from_its_root(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data" / "models").mkdir(parents=True)
+    path = checkpoint(tmp_path / "data" / "models", "resnet20")
+    monkeypatch.setenv("DFKD_STORAGE", str(tmp_path / "data"))
+    assert dfkd("init", str(path), "--to", str(target), "--yes").exit_code == 0
+    assert load_job_file(str(target))["teacher"]["checkpoint"] == "models/teacher.safetensors"
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path, target: Path) -> None:
+    path = checkpoint(tmp_path, "resnet20")
+    target.parent.mkdir()
+    target.write_text("mine")
+    assert dfkd("init", str(path), "--to", str(target), "--yes").exit_code == 2
+    assert target.read_text() == "mine"
+    assert dfkd("init", str(path), "--to", str(target), "--yes", "--force").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--size", "big", "'big' is no number"),
+        ("--size", "2", "input.height"),
+        ("--normalisation", "0.5", "neither MEAN/STD"),
+        ("--normalisation", "0.5,0.5/1", "one for each of the 1 channels"),
+        ("--normalisation", "0.5/0", "teacher.input.std: must be above 0"),
+        ("--arch", "wrn", "did you mean"),
+    ],
+)
+def test_wrong_answers_write_nothing(tmp_path: Path, target: Path, option: str, value: str, message: str) -> None:
+    result = dfkd("init", str(checkpoint(tmp_path, "resnet20")), "--to", str(target), "--yes", option, value)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not target.exists()
+
+
+def test_what_is_no_checkpoint_is_said(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    for path, message in ((tmp_path / "notes.txt", "is no checkpoint"), (tmp_path / "none", "No such file")):
+        result = dfkd("init", str(path), "--yes")
+        assert result.exit_code == 2
+        assert message in result.stderr
