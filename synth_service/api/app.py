@@ -12,6 +12,7 @@ from shared.settings import Settings
 from shared.storage import Storage
 from synth_service.api import (
     archive,
+    dashboard,
     events,
     jobs,
     metrics,
@@ -27,6 +28,7 @@ from synth_service.api.auth import (
     AuthenticationMiddleware,
     describe_security,
 )
+from synth_service.api.dashboard.problem_pages import ProblemPageMiddleware
 from synth_service.api.examples import add_examples
 from synth_service.api.headers import OriginMiddleware, SecurityHeadersMiddleware
 from synth_service.api.metrics_page import Metrics, RequestMetricsMiddleware
@@ -85,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(AuthenticationMiddleware, settings, app.state.sessions, app.state.wrong_keys)
     app.add_middleware(OriginMiddleware, settings.allowed_hosts, bool(settings.api_keys))
     app.add_middleware(ProblemMiddleware)
+    app.add_middleware(ProblemPageMiddleware)
     app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(RequestMetricsMiddleware, app.state.metrics)
     app.add_middleware(RequestLogMiddleware, settings.log_level == "debug")
@@ -100,6 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
         models,
         service,
         metrics_page,
+        dashboard,
     ):
         app.include_router(part.router)
     return app
