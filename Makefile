@@ -7,12 +7,13 @@ SOURCES := shared synth_service distiller tests examples benchmarks docs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test chaos lint types format clean
+.PHONY: help setup demo test chaos fuzz lint types format clean
 
 help:
 	@echo "make demo    set up, then distil a network that reads digits without a digit"
 	@echo "make test    set up, then run the tests"
 	@echo "make chaos   ten minutes of real jobs while everything that can fail does"
+	@echo "make fuzz    thousands of generated requests against the real API"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy --strict"
 	@echo "make format  rewrite the sources in the project's format"
@@ -37,6 +38,9 @@ test: $(STAMP)
 
 chaos: $(STAMP)
 	@$(VENV)/bin/python -m tests.chaos --json
+
+fuzz: $(STAMP)
+	@$(VENV)/bin/python -m tests.fuzz
 
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check $(SOURCES)
