@@ -18,6 +18,7 @@ def test_polls_are_timed_and_counted() -> None:
     assert result["paced"]["requests"] == pytest.approx(4.5, abs=1.5)
     assert set(result["paced"]["statuses"]) <= {"200", "304"}
     assert result["closed_loop"]["requests_per_second"] > result["paced"]["requests_per_second"]
-    assert result["closed_loop"]["redis_commands_per_request"] == pytest.approx(1, abs=0.1)
+    # A connection that is new to the pool says hello in a few commands more.
+    assert 1 <= result["closed_loop"]["redis_commands_per_request"] < 1.5
     assert result["resident_mib_after"] > 10
     assert "closed loop" in describe(result)
