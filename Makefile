@@ -34,7 +34,7 @@ demo: $(STAMP)
 	@$(VENV)/bin/dfkd demo
 
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile
+	@$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist worksteal
 
 chaos: $(STAMP)
 	@$(VENV)/bin/python -m tests.chaos --json

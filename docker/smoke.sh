@@ -109,6 +109,8 @@ finish() {
     say "cleaning up"
     compose down --volumes --remove-orphans >"$WORK/down.log" 2>&1 || cat "$WORK/down.log" >&2
     docker image rm "fast-dfkd-api:$PROJECT" "fast-dfkd-worker:$PROJECT" >/dev/null 2>&1 || true
+    # Synthesis worker and distiller share an image, which Compose builds once for each: one of them has no name.
+    docker image prune -f --filter "label=org.opencontainers.image.revision=$PROJECT" >/dev/null || true
     [ -z "$(docker ps -aq --filter "label=com.docker.compose.project=$PROJECT")" ] || echo "containers are left" >&2
   fi
   if [ -s "$WORK/table" ]; then
@@ -126,14 +128,14 @@ trap 'exit 130' INT TERM
 
 say "build"
 started
-compose build >"$WORK/build.log" 2>&1 || { tail -n 40 "$WORK/build.log" >&2; die "the images cannot be built"; }
+compose build --build-arg "REVISION=$PROJECT" >"$WORK/build.log" 2>&1 || { tail -n 40 "$WORK/build.log" >&2; die "the images cannot be built"; }
 megabytes() { docker image inspect -f '{{.Size}}' "$1:$PROJECT" | awk '{printf "%.0f MB", $1 / 1e6}'; }
 took "build" "api $(megabytes fast-dfkd-api), worker $(megabytes fast-dfkd-worker)"
 
 say "up"
 started
 compose up -d
-wait_for 180 "an answer of the API" curl -fs -o /dev/null --max-time 2 "$URL/readyz"
+wait_for 300 "an answer of the API" curl -fs -o /dev/null --max-time 2 "$URL/readyz"
 listening=$(python3 - "$(docker inspect -f '{{.State.StartedAt}}' "$(one api)")" \
   "$(docker logs -t "$(one api)" 2>&1 | grep -m 1 api_listening)" <<'PYTHON'
 import sys
@@ -144,7 +146,7 @@ print(f"{(listening - started).total_seconds():.2f}")
 PYTHON
 )
 took "up -d until the API is ready" "it listens $listening s after the start of its container"
-wait_for 180 "four healthy containers" all_healthy
+wait_for 300 "four healthy containers" all_healthy
 took "up -d until all containers are healthy"
 
 # The page and what it loads are in the package, not only in the checkout.
@@ -203,7 +205,7 @@ took "job with a killed container" "$attempts attempts, $images images"
 say "three synthesis workers"
 started
 compose up -d --scale synth=3
-wait_for 180 "three healthy synthesis workers" all_healthy 3
+wait_for 300 "three healthy synthesis workers" all_healthy 3
 took "up -d --scale synth=3"
 started
 third=$(job "$SHORT; spec['seed'] = 2; spec['synthesis']['num_images'] = 3840; spec['synthesis']['partitions'] = 3")
@@ -227,7 +229,7 @@ compose down
 took "down"
 started
 compose up -d
-wait_for 180 "four healthy containers" all_healthy
+wait_for 300 "four healthy containers" all_healthy
 for id in "$first" "$second" "$third"; do
   [ "$(state "$id")" = succeeded ] || die "$id is gone after the restart"
 done

@@ -140,7 +140,9 @@ def show_job_list(
     """The list alone: 304 while the browser has it as it is."""
     listed = _list_jobs(broker, caller.owner_filter, after, state, name)
     content = render_text(request, "_jobs.html", **listed, storage=_storage_folder(settings))
-    headers = {"ETag": f'W/"{sha256(content.encode()).hexdigest()[:32]}"', "Cache-Control": "private, no-cache"}
+    # When to ask again follows from how long this look took, and is no change of the list.
+    compared = content.replace(f"every {listed['period_seconds']}s", "every")
+    headers = {"ETag": f'W/"{sha256(compared.encode()).hexdigest()[:32]}"', "Cache-Control": "private, no-cache"}
     if request.headers.get("hx-trigger-name"):  # somebody types into the filter: the address shows what is seen
         headers["HX-Replace-Url"] = f"/ui/{query(state=state, name=name)}"
     if matches(request, headers["ETag"]):
