@@ -115,9 +115,9 @@ def csrf_token(request: Request) -> str:
 
 def _set_cookie(request: Request, response: Response, value: str, seconds: int) -> None:
     is_secure = request.url.scheme == "https"
-    # Lax and not strict: a link to a job, in a mail for instance, should open it. Changes need the token anyway.
+    # Strict: who comes by a link from elsewhere is asked to sign in or reloads once; no foreign page ever sends it.
     response.set_cookie(
-        cookie_name(is_secure), value, max_age=seconds, path="/", secure=is_secure, httponly=True, samesite="lax"
+        cookie_name(is_secure), value, max_age=seconds, path="/", secure=is_secure, httponly=True, samesite="strict"
     )
 
 

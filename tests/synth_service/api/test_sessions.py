@@ -103,7 +103,7 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: TestClien
     set_cookie = client.post(f"/ui/static/test/sign-in/{KEYS['alice']}").headers["set-cookie"]
     assert set_cookie.startswith(f"{COOKIE}=")
     attributes = {part.strip().lower() for part in set_cookie.split(";")[1:]}
-    assert attributes == {"httponly", "samesite=lax", "path=/", "max-age=604800"}
+    assert attributes == {"httponly", "samesite=strict", "path=/", "max-age=604800"}
     assert KEYS["alice"] not in set_cookie
     assert ALICE.digest.get_secret_value()[:16] not in set_cookie
 
