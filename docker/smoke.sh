@@ -122,7 +122,8 @@ finish() {
   exit $code
 }
 trap finish EXIT
-trap 'exit 130' INT TERM
+trap 'echo "line $LINENO: $BASH_COMMAND" >&2' ERR
+trap 'echo interrupted >&2; exit 130' INT TERM HUP
 
 # --- what must hold --------------------------------------------------------------------------------------------------
 
