@@ -7,6 +7,7 @@ hypothesis can shrink what it finds.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -49,6 +50,8 @@ class BrokerMachine(RuleBasedStateMachine):
             self.broker.leases.claim(role, "nobody", block_seconds=0.001)
         self.holders: dict[tuple[str, Task], Attempt] = {}
         """Who holds what, as the model has it."""
+        self.finished: set[str] = set()
+        """Tokens of the attempts that have finished their task."""
         self.final: dict[str, State] = {}
         self.known: set[str] = set()
 
@@ -175,12 +178,20 @@ class BrokerMachine(RuleBasedStateMachine):
     def finish(self, attempt: Attempt) -> None:
         if attempt.task.role is Role.DISTILLATION and not self._synthesis_is_complete(attempt.job_id):
             return
+        if attempt.token in self.finished:
+            # Sent again, as after a lost answer: nothing happens, and nobody is told that it was refused.
+            before = self._snapshot(attempt.job_id)
+            with suppress(LeaseLost):
+                assert self.broker.leases.finish(attempt) == "ok"
+            assert self._snapshot(attempt.job_id) == before
+            return
         answer = self._write(attempt, lambda: self.broker.leases.finish(attempt))
         if answer == "last":
             answer = self.broker.leases.finish(attempt, folder_completed=True, result={"images": 1})
             assert self.broker.jobs.get(attempt.job_id).state is State.SUCCEEDED
         if answer == "ok":
             self._let_go(attempt)
+            self.finished.add(attempt.token)
 
     def _synthesis_is_complete(self, job_id: str) -> bool:
         try:
