@@ -52,11 +52,18 @@ def test_names_and_shapes_are_those_that_torch_loads(path: Path, form: str) -> N
     assert (dtypes["half"], dtypes["scalar"], dtypes["fc.weight"]) == ("BF16", "I64", "F32")
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32, torch.uint8, torch.bool, torch.uint16])
-@pytest.mark.parametrize("form", ["torch", "torch-legacy", "safetensors"])
+DTYPES = (torch.float64, torch.float16, torch.int32, torch.uint8, torch.bool, torch.uint16)
+# torch does not write uint16 in its old format.
+WRITTEN = [
+    (form, dtype)
+    for form in ("torch", "torch-legacy", "safetensors")
+    for dtype in DTYPES
+    if (form, dtype) != ("torch-legacy", torch.uint16)
+]
+
+
+@pytest.mark.parametrize(("form", "dtype"), WRITTEN)
 def test_every_dtype_has_its_name(path: Path, dtype: torch.dtype, form: str) -> None:
-    if dtype is torch.uint16 and form == "torch-legacy":
-        pytest.skip("torch does not write it")
     save({"a": torch.zeros(3, dtype=dtype)}, path, form)
     safe = path.with_suffix(".safetensors")
     save_file({"a": torch.zeros(3, dtype=dtype)}, safe)
