@@ -14,7 +14,7 @@ help:
 	@echo "make test    set up, then run the tests"
 	@echo "make chaos   ten minutes of real jobs while everything that can fail does"
 	@echo "make fuzz    thousands of generated requests against the real API"
-	@echo "make lint    ruff: rules and format"
+	@echo "make lint    ruff: rules and format; import contracts"
 	@echo "make types   mypy --strict"
 	@echo "make format  rewrite the sources in the project's format"
 	@echo "make clean   remove .venv and everything that was generated"
@@ -45,6 +45,7 @@ fuzz: $(STAMP)
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check $(SOURCES)
 	@$(VENV)/bin/ruff format --check $(SOURCES)
+	@$(VENV)/bin/lint-imports --no-cache
 
 types: $(STAMP)
 	@$(VENV)/bin/mypy

@@ -2,7 +2,7 @@
 
 A service with all its real processes runs the digits job, made long, on the cores that the benchmark has to
 share with it. Meanwhile many clients, each on one connection that it keeps, poll a job of their own with the
-``ETag`` of the poll before, as ``shared.client`` does. First each of them polls once a second (*paced*); then
+``ETag`` of the poll before, as ``synth_service.client`` does. First each of them polls once a second (*paced*); then
 each polls again as soon as it has its answer (*closed loop*), which shows the most that the API can give.
 
 A latency is what a client sees, from sending to the last byte, its own waiting for a core included: the

@@ -29,7 +29,7 @@ from benchmarks.digits import digits_fields
 from benchmarks.records import Cells, Record, command_line, finish, provenance, results_folder, say, spread, table
 from benchmarks.service import MeasuredService, measured_service
 from shared.jobs import JobRecord, Role, Task
-from shared.manifests import ShardManifest
+from shared.shards.manifest import ShardManifest
 
 WAYS = ("free", "lockstep", "lockstep, all threads")
 JOB_SECONDS = 1800.0

@@ -13,9 +13,9 @@ from torch import nn
 from benchmarks.records import REPOSITORY
 from distiller.evaluation import Evaluator
 from shared.networks.building import build_network
-from shared.networks.checkpoints import load_checkpoint
+from shared.networks.weights import load_checkpoint
+from shared.shards.reader import iter_samples
 from shared.specs import JobSpec
-from shared.webdataset_reader import iter_samples
 
 EXAMPLES = REPOSITORY / "examples"
 

@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.headline_cells import Budget, Method, measure_cell
 from benchmarks.records import Cells, Record, command_line, finish, provenance, results_folder, say, spread, table
-from shared.devices import choose_device
+from shared.networks.devices import choose_device
 
 DEEPINVERSION: Mapping[str, Any] = {"method": "deepinversion", "horizontal_flip": False, "jitter": 0}
 """The published settings without the two that do not suit digits.

@@ -26,8 +26,8 @@ from typing import Any
 import psutil
 import torch
 
-from shared.devices import choose_device
-from synth_service.local_service import available_cores
+from shared.networks.devices import choose_device
+from synth_service.local.service import available_cores
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"

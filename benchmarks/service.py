@@ -19,13 +19,13 @@ import redis
 
 from benchmarks.digits import EXAMPLES
 from shared.broker import Broker
-from shared.client import Client
 from shared.jobs import Event, JobRecord
-from shared.manifests import ShardManifest
+from shared.shards.manifest import ShardManifest
 from shared.storage import Storage
-from synth_service.embedded_redis import LOOPBACK, answers, free_port
-from synth_service.local_service import WORKER_NICENESS, LocalService, StopSignals
-from synth_service.supervisor import Program, Supervisor
+from synth_service.client import Client
+from synth_service.local.redis import LOOPBACK, answers, free_port
+from synth_service.local.service import WORKER_NICENESS, LocalService, StopSignals
+from synth_service.local.supervisor import Program, Supervisor
 
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.2
@@ -133,7 +133,7 @@ def measured_service(threads: int, **settings: object) -> Iterator[MeasuredServi
             storage.put_file(EXAMPLES / "digits" / file, f"digits/{file}")
         port = free_port()
         redis_url = f"redis://{LOOPBACK}:{port}/0"
-        server = _module("redis", "synth_service.embedded_redis", str(folder / "redis"), str(port))
+        server = _module("redis", "synth_service.local.redis", str(folder / "redis"), str(port))
         # The server is stopped last: the API and the workers say goodbye to it.
         with Supervisor(on_output=note, on_event=lambda text: note("supervisor", text)) as supervisor:
             supervisor.start(server)

@@ -35,14 +35,14 @@ from torch import nn
 
 from benchmarks.floor import Floor
 from benchmarks.records import Cells, Record, command_line, finish, provenance, results_folder, say, spread, table
-from shared.devices import choose_device
 from shared.networks.building import build_network
-from shared.shards import SampleBatch
+from shared.networks.devices import choose_device
+from shared.shards.format import SampleBatch
 from shared.specs import FastMetaSynthesis, InputSpec, NetworkSpec
 from shared.storage import Storage
 from synth_service.inversion import SyntheticBatch, build_inverter
 from synth_service.inversion.generator_inverter import GeneratorInverter
-from synth_service.shard_writer import ShardWriter
+from synth_service.synthesis.shard_writer import ShardWriter
 
 STUDENT = "wrn16_1"
 NUM_CLASSES = 10

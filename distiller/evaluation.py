@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shared.devices import explain_out_of_memory
 from shared.errors import UserError
-from shared.images import Normalization, to_pixels
+from shared.networks.devices import explain_out_of_memory
+from shared.networks.image_operations import Normalization, to_pixels
 from shared.specs import InputSpec
 
 

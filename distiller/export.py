@@ -21,9 +21,9 @@ import structlog
 import torch
 from torch import Tensor, nn
 
-from shared import job_files
 from shared.specs import ExportFormat, InputSpec, JobSpec
-from shared.worker import Turn
+from shared.storage import job_paths
+from shared.worker.loop import Turn
 
 logger = structlog.get_logger()
 
@@ -69,7 +69,7 @@ def export_student(turn: Turn, student: nn.Module) -> dict[str, Any]:
             logger.warning("student_not_exported", format=format, reason=str(error))
             turn.report("student_not_exported", {"format": format, "reason": str(error)})
             continue
-        name = job_files.exported_student(turn.attempt.job_id, format)
+        name = job_paths.exported_student(turn.attempt.job_id, format)
         turn.broker.leases.renew(turn.attempt)  # only whoever still has the task may replace a file
         turn.persist(partial(turn.storage.put_file, local, name, move=True))
         names[format] = name

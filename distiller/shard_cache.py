@@ -23,8 +23,8 @@ from pathlib import Path
 
 import structlog
 
-from shared.durable_files import TEMPORARY_PREFIX, is_full
 from shared.storage import Storage
+from shared.storage.durable_files import TEMPORARY_PREFIX, is_full
 
 logger = structlog.get_logger()
 

@@ -13,15 +13,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from distiller.shard_cache import ShardCache
-from shared import job_files
 from shared.broker import AnnouncedShard
-from shared.damage import set_aside
 from shared.errors import UserError
-from shared.shard_patterns import expand_shards
-from shared.shards import DamagedShard, read_shard
-from shared.storage import PathOutsideStorage
-from shared.webdataset_reader import iter_samples
-from shared.worker import Turn
+from shared.shards.format import DamagedShard, read_shard
+from shared.shards.patterns import expand_shards
+from shared.shards.reader import iter_samples
+from shared.storage import PathOutsideStorage, job_paths
+from shared.worker.loop import Turn
+from shared.worker.quarantine import set_aside
 
 START = "0"
 READ_AHEAD = 8
@@ -84,7 +83,7 @@ class JobShards:
     def _read(self, shard: AnnouncedShard, *, consumed: bool) -> NDArray[Any] | None:
         """A verified shard's images, or None when it had to be set aside."""
         manifest = shard.manifest
-        name = f"{job_files.shards(manifest.job)}/{manifest.name}"
+        name = f"{job_paths.shards(manifest.job)}/{manifest.name}"
         try:
             with self._cache.fetched(name, sha256=manifest.sha256, size=manifest.bytes) as path:
                 return read_shard(path, manifest).images

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distiller.losses import distillation_loss
-from shared.devices import autocast, explain_out_of_memory, gradient_scaler
+from distiller.kd_losses import distillation_loss
 from shared.errors import UserError
-from shared.images import BatchAugmentation, Normalization, to_pixels
+from shared.networks.devices import autocast, explain_out_of_memory, gradient_scaler
+from shared.networks.image_operations import BatchAugmentation, Normalization, to_pixels
 from shared.specs import DistillationSpec, InputSpec
 
 

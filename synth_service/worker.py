@@ -1,8 +1,8 @@
 """The synthesis process: ``python -m synth_service.worker``."""
 
 from shared.jobs import Role
-from shared.process import run_worker
-from synth_service.synthesis import synthesise
+from shared.worker.process import run_worker
+from synth_service.synthesis.attempt import synthesise
 
 
 def main() -> None:

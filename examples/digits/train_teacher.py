@@ -23,11 +23,11 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from shared.image_files import encode_image
 from shared.networks.building import build_network
-from shared.networks.checkpoints import save_checkpoint
+from shared.networks.weights import save_checkpoint
+from shared.shards.image_codec import encode_image
+from shared.shards.reader import iter_samples
 from shared.specs import InputSpec, NetworkSpec
-from shared.webdataset_reader import iter_samples
 
 FOLDER = Path(__file__).parent
 ARCH = "resnet20"

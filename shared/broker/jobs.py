@@ -18,8 +18,8 @@ from shared.broker.refusals import (
 )
 from shared.broker.scripts import Script
 from shared.jobs import JobRecord, Role, State, new_job_id, record_from_fields, task_totals
-from shared.model_files import model_of
 from shared.specs import JobSpec
+from shared.storage.model_paths import model_of
 
 # ARGV: 3 id, 4 name, 5 metadata, 6 spec, 7 tasks as JSON [[task, total], …], 8 most unfinished jobs, 9 digest of
 # the request or '', 10 seconds to remember it, 11 owner or ''. KEYS 7: all jobs, 8: what the idempotency key made,

@@ -22,7 +22,7 @@ UNFINISHED: Final = f"{PREFIX}jobs:unfinished"
 """Set of the ids of jobs in no final state."""
 
 UNTIDY: Final = f"{PREFIX}jobs:untidy"
-"""Set of the ids of jobs that have ended and may have left working files; see ``shared.retention``."""
+"""Set of the ids of jobs that have ended and may have left working files; see ``shared.worker.retention``."""
 
 DELETED: Final = f"{PREFIX}jobs:deleted"
 """Set of the ids of jobs that are gone here and whose files have yet to follow."""

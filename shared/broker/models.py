@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from shared.broker import keys
 from shared.broker.connection import Client
-from shared.checkpoint_files import TensorEntry
+from shared.weight_files.inspection import TensorEntry
 
 TENSORS_KEPT = 20_000
 

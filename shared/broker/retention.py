@@ -1,7 +1,7 @@
 """How jobs leave Redis, and what is known of those that have ended but are not tidied up.
 
 Deleting is one script: keys, queue entries and the place in the list go together, and what remains is the id
-in a set, until the job's files are gone too. See ``shared.retention`` for the files.
+in a set, until the job's files are gone too. See ``shared.worker.retention`` for the files.
 """
 
 from dataclasses import dataclass

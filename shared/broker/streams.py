@@ -18,7 +18,7 @@ from shared.broker.leases import Attempt, LeaseLost, unless_refused
 from shared.broker.reports import Reports
 from shared.broker.scripts import Script
 from shared.jobs import Role, State, Task
-from shared.manifests import ShardManifest
+from shared.shards.manifest import ShardManifest
 
 # KEYS 7: shard stream. ARGV: 3 index, 4 manifest, 5 images, 6 first image, 7 checkpoint, 8 event data.
 _ANNOUNCE = Script("""

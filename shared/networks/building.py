@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from shared.errors import UserError
-from shared.networks.registry import ARCHITECTURES, ZOOS, check_architecture, check_factory_allowed, near_matches
 from shared.specs import InputSpec, NetworkSpec
+from shared.specs.architectures import ARCHITECTURES, ZOOS, check_architecture, check_factory_allowed, near_matches
 
 DOWNLOADING_ARGUMENTS: Final = frozenset(
     {"weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"}

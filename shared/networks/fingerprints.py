@@ -1,4 +1,4 @@
-"""Writes ``shared/fingerprints.json``: by which names and shapes the networks that jobs may name are recognised.
+"""Writes ``shared/weight_files/fingerprints.json``: by which names and shapes networks are recognised.
 
 Run ``python -m shared.networks.fingerprints`` after a change of the registry or of torchvision; a test compares.
 """
@@ -14,10 +14,10 @@ import torch
 import torchvision
 from torch import nn
 
-from shared.network_fingerprints import PATH, Fingerprint, names_hash, shapes_hash
 from shared.networks.building import build_network
-from shared.networks.registry import ARCHITECTURES
 from shared.specs import InputSpec, NetworkSpec
+from shared.specs.architectures import ARCHITECTURES
+from shared.weight_files.fingerprints import PATH, Fingerprint, names_hash, shapes_hash
 
 NUM_CLASSES = 10
 

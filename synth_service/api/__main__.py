@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from shared.logs import configure_logging
 from shared.settings import Settings, check_exposure
 from synth_service.api.app import create_app
-from synth_service.api.http_protocol import LimitedHttpProtocol
+from synth_service.api.security.http_protocol import LimitedHttpProtocol
 
 logger = structlog.get_logger()
 

@@ -6,15 +6,14 @@ network is for the worker to say: that takes torch.
 
 from collections.abc import Iterator, Sequence
 
-from shared import model_files
 from shared.broker import Models
 from shared.errors import UserError
-from shared.model_files import referred_to
-from shared.networks.registry import check_factory_allowed
 from shared.settings import Settings
-from shared.shard_patterns import expand_shards
+from shared.shards.patterns import expand_shards
 from shared.specs import JobSpec, StudentSpec, TeacherSpec
-from shared.storage import PathOutsideStorage, Storage
+from shared.specs.architectures import check_factory_allowed
+from shared.storage import PathOutsideStorage, Storage, model_paths
+from shared.storage.model_paths import referred_to
 from synth_service.api.files import is_there
 from synth_service.api.problems import FieldError, Problem
 
@@ -62,7 +61,7 @@ def _with_models(
             hint = "GET /models lists them; POST /models uploads one."
             missing.append(("model_not_found", hint, FieldError(field=f"{name}.checkpoint", message=message)))
         else:
-            changed[name] = network.model_copy(update={"checkpoint": model_files.file(model.id, model.filename)})
+            changed[name] = network.model_copy(update={"checkpoint": model_paths.file(model.id, model.filename)})
     return spec.model_copy(update=changed), missing
 
 

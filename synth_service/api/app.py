@@ -10,9 +10,13 @@ from fastapi import FastAPI
 from shared.broker import Broker
 from shared.settings import Settings
 from shared.storage import Storage
-from synth_service.api import (
+from synth_service.api import dashboard
+from synth_service.api.dashboard.problem_pages import ProblemPageMiddleware
+from synth_service.api.examples import add_examples
+from synth_service.api.problems import ProblemMiddleware, describe_in_openapi, install_handlers
+from synth_service.api.request_logs import RequestLogMiddleware
+from synth_service.api.routes import (
     archive,
-    dashboard,
     events,
     jobs,
     metrics,
@@ -23,19 +27,15 @@ from synth_service.api import (
     service,
     validation,
 )
-from synth_service.api.auth import (
+from synth_service.api.routes.metrics_page import Metrics, RequestMetricsMiddleware
+from synth_service.api.security.auth import (
     WRONG_KEYS_PER_SECOND,
     AuthenticationMiddleware,
     describe_security,
 )
-from synth_service.api.dashboard.problem_pages import ProblemPageMiddleware
-from synth_service.api.examples import add_examples
-from synth_service.api.headers import OriginMiddleware, SecurityHeadersMiddleware
-from synth_service.api.metrics_page import Metrics, RequestMetricsMiddleware
-from synth_service.api.problems import ProblemMiddleware, describe_in_openapi, install_handlers
-from synth_service.api.rate_limits import RateLimiter, RateLimitMiddleware
-from synth_service.api.request_logs import RequestLogMiddleware
-from synth_service.api.sessions import Sessions
+from synth_service.api.security.headers import OriginMiddleware, SecurityHeadersMiddleware
+from synth_service.api.security.rate_limits import RateLimiter, RateLimitMiddleware
+from synth_service.api.security.sessions import Sessions
 
 REDIS_TIMEOUT_SECONDS = 2.0
 REDIS_RETRIES = 1

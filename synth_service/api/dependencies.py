@@ -8,8 +8,8 @@ from shared.broker import Broker
 from shared.jobs import JobRecord
 from shared.settings import Settings
 from shared.storage import Storage
-from synth_service.api.auth import CallerInUse
 from synth_service.api.problems import Problem
+from synth_service.api.security.auth import CallerInUse
 
 JOB_ID_PATTERN = r"^job-[0-9a-f]{20}$"
 STREAM_ID_PATTERN = r"^[0-9]{1,19}(-[0-9]{1,19})?$"

@@ -6,9 +6,9 @@ validates each against its schema.
 
 from typing import Any
 
-from shared.estimates import estimate
 from shared.jobs import DistillationStage, JobRecord, Progress, Stage, Stages, State, SynthesisStage
 from shared.specs import JobSpec
+from shared.specs.estimates import estimate
 from synth_service.api.problems import MEDIA_TYPE
 
 JOB_ID = "job-019a8e2f6c1b5d3e7f90"

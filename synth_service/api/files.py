@@ -12,8 +12,8 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
-from shared.durable_files import is_full
 from shared.storage import PathOutsideStorage, Storage
+from shared.storage.durable_files import is_full
 from synth_service.api.problems import Problem
 
 logger = structlog.get_logger()

@@ -9,9 +9,9 @@ from typing import BinaryIO, NamedTuple
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from shared.durable_files import is_full, make_folder, temporary_name
-from shared.scratch import Scratch
 from shared.storage import Storage
+from shared.storage.durable_files import is_full, make_folder, temporary_name
+from shared.storage.scratch import Scratch
 from synth_service.api.problems import Problem
 
 BLOCK_BYTES = 1024 * 1024

@@ -18,10 +18,10 @@ from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
-from shared.client import ApiError, Client, ServerUnreachable, UnexpectedAnswer
 from shared.settings import Settings, check_exposure
 from shared.storage import Storage
 from synth_service.cli.running import read_settings
+from synth_service.client import ApiError, Client, ServerUnreachable, UnexpectedAnswer
 
 OLDEST_REDIS: Final = (6, 2)
 FEW_FREE_BYTES: Final = 1024**3
@@ -107,7 +107,7 @@ def _torch(settings: Settings) -> Outcome:
         return Status.WARNING, "not installed; workers need it (the extra `worker`), the API and this command do not"
     import torch
 
-    from shared.devices import choose_device, describe_device
+    from shared.networks.devices import choose_device, describe_device
 
     device = choose_device(settings.device)
     described = ", ".join(f"{name} {value}" for name, value in describe_device(device).items() if value is not None)

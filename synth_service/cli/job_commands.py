@@ -8,9 +8,6 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from shared.client import ServerUnreachable, ValidatedJob
-from shared.client.connection import DEFAULT_URL
-from shared.client.progress import display_for
 from shared.jobs import State
 from synth_service.cli.job_file import InvalidJobFile, RefusedJob, check_job, load_job_file
 from synth_service.cli.options import ApiKey, Changes, JobFile, JobId, Json, Url
@@ -24,6 +21,9 @@ from synth_service.cli.outcomes import (
     print_json,
 )
 from synth_service.cli.tables import estimate_table, event_line, job_table, jobs_table, summary
+from synth_service.client import ServerUnreachable, ValidatedJob
+from synth_service.client.connection import DEFAULT_URL
+from synth_service.client.progress import display_for
 
 
 def validate(
@@ -192,7 +192,7 @@ def _read(job_file: str, changes: list[str] | None) -> dict[str, Any]:
 
 
 def _validate_here(spec: dict[str, Any]) -> ValidatedJob:
-    from shared.estimates import estimate
+    from shared.specs.estimates import estimate
 
     try:
         job = check_job(spec)

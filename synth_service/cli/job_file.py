@@ -16,8 +16,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from shared.client import FieldError
 from shared.specs import SYNTHESIS_METHODS, JobSpec
+from synth_service.client import FieldError
 
 
 class InvalidJobFile(Exception):

@@ -1,8 +1,8 @@
 """`dfkd init`: a job file for somebody's own network, from its checkpoint and a few questions.
 
-What the weights tell is not asked: ``shared.network_fingerprints`` knows the network by the names and shapes of its
-tensors. What was trained with (image size, normalisation) is in no checkpoint. The file is written only if the job
-is valid.
+What the weights tell is not asked: ``shared.weight_files.fingerprints`` knows the network by the names and
+shapes of its tensors. What was trained with (image size, normalisation) is in no checkpoint. The file is written
+only if the job is valid.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Final, TypeVar
 import typer
 from rich.markup import escape
 
-from shared.checkpoint_files import CheckpointContent, UnreadableFile, UnsafePickle, inspect
-from shared.network_fingerprints import recognise
-from shared.networks.registry import ARCHITECTURES, check_architecture
+from shared.specs.architectures import ARCHITECTURES, check_architecture
+from shared.weight_files.fingerprints import recognise
+from shared.weight_files.inspection import CheckpointContent, UnreadableFile, UnsafePickle, inspect
 from synth_service.cli.job_file import RefusedJob, check_job, load_job_file
 from synth_service.cli.outcomes import ExitCode, fail, messages
 from synth_service.cli.running import read_settings

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from shared.client import Client, ClientError
-from shared.client.connection import DEFAULT_URL
+from synth_service.client import Client, ClientError
+from synth_service.client.connection import DEFAULT_URL
 
 COMPLETION_SECONDS = 1.0
 """A shell that waits for longer seems to hang."""

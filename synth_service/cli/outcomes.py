@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.client import (
+from shared.errors import UserError
+from synth_service.client import (
     ApiError,
     Client,
     DamagedDownload,
@@ -26,7 +27,6 @@ from shared.client import (
     ServerUnreachable,
     UnexpectedAnswer,
 )
-from shared.errors import UserError
 
 RETRIES: Final = 2
 TOLD_FROM_SECONDS: Final = 1.5

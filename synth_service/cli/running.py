@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from shared.settings import Settings
 from synth_service.cli.outcomes import ExitCode, fail, messages
-from synth_service.local_service import CannotStart, Interrupted, LocalService, StopSignals
-from synth_service.supervisor import CannotKeepRunning
+from synth_service.local.service import CannotStart, Interrupted, LocalService, StopSignals
+from synth_service.local.supervisor import CannotKeepRunning
 
 
 def run_service(

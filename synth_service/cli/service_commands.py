@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from shared.client.connection import DEFAULT_URL
 from synth_service.cli.options import ApiKey, Json, Storage, Url
 from synth_service.cli.outcomes import ExitCode, connected, fail, messages, output, print_json
 from synth_service.cli.tables import models_table, workers_table
+from synth_service.client.connection import DEFAULT_URL
 
 
 def up(
@@ -37,7 +37,7 @@ def demo(
     storage: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("dfkd-demo"),
 ) -> None:
     """Distil a network that reads digits, without a digit: the whole service, started, used and stopped."""
-    from synth_service.demo import run_demo
+    from synth_service.cli.demo import run_demo
 
     run_demo(storage=storage, seed=seed, as_json=as_json)
 

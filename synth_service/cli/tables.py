@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from shared.client import ModelDetail, ValidatedJob, WorkerDetail
-from shared.client.progress import UNITS, accuracy, duration, rate_and_eta, stages
 from shared.jobs import Event, JobRecord, State
+from synth_service.client import ModelDetail, ValidatedJob, WorkerDetail
+from synth_service.client.progress import UNITS, accuracy, duration, rate_and_eta, stages
 
 _COLOURS = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.CANCELLING: "yellow"}
 

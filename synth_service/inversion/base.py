@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.devices import explain_out_of_memory
+from shared.networks.devices import explain_out_of_memory
 from shared.specs import InputSpec, SynthesisBase
 from synth_service.inversion.objective import BestImages, Objective, SyntheticBatch
 

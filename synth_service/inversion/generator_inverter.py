@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.devices import autocast
 from shared.errors import UserError
-from shared.images import BatchAugmentation
+from shared.networks.devices import autocast
+from shared.networks.image_operations import BatchAugmentation
 from shared.specs import GeneratorSynthesis, InputSpec
 from synth_service.inversion.base import Check, Inverter
 from synth_service.inversion.generators import build_generator

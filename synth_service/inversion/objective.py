@@ -16,9 +16,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from shared.devices import autocast, reduced_precision
 from shared.errors import UserError
-from shared.images import Normalization, to_bytes
+from shared.networks.devices import autocast, reduced_precision
+from shared.networks.image_operations import Normalization, to_bytes
 from shared.specs import InputSpec, SynthesisBase
 from synth_service.inversion.batch_norm import BatchNormMatching, layers_with_statistics
 from synth_service.inversion.losses import one_hot

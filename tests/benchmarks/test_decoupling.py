@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import decoupling
 from benchmarks.decoupling import WAYS, conclude, describe, job_fields, measure_cell, staleness
-from shared.manifests import ShardManifest
+from shared.shards.manifest import ShardManifest
 from shared.specs import JobSpec
 
 OPTIONS = argparse.Namespace(

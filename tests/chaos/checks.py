@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from shared import job_files
 from shared.broker import keys
 from shared.jobs import JobRecord, Role, State, Task
-from shared.shards import DamagedShard, read_shard
+from shared.shards.format import DamagedShard, read_shard
+from shared.storage import job_paths
 from tests.chaos.cluster import Cluster
 
 
@@ -45,7 +45,7 @@ def _images(cluster: Cluster, record: JobRecord, findings: Findings) -> Iterator
     numbers: Counter[tuple[int, int]] = Counter()
     names: Counter[str] = Counter()
     for manifest in cluster.broker.streams.shards(record.id):
-        path = cluster.storage.local_path(f"{job_files.shards(record.id)}/{manifest.name}")
+        path = cluster.storage.local_path(f"{job_paths.shards(record.id)}/{manifest.name}")
         assert path is not None
         try:
             read_shard(path, manifest)
@@ -95,17 +95,17 @@ def _counters(cluster: Cluster, record: JobRecord, server_forgot: bool) -> Itera
 
 def _folder(cluster: Cluster, record: JobRecord) -> Iterator[str]:
     """The output is what the record says, and there is nothing else."""
-    storage, folder = cluster.storage, job_files.folder(record.id)
+    storage, folder = cluster.storage, job_paths.folder(record.id)
     expected = {f"{folder}/{name}" for name in ("index.json", "README.md", "grid.png", "metrics.json")}
     for manifest in cluster.broker.streams.shards(record.id):
         expected |= {f"{folder}/shards/{manifest.name}", f"{folder}/shards/{manifest.sidecar_name}"}
     if record.stages.distillation is not None:
-        name = job_files.student(record.id)
+        name = job_paths.student(record.id)
         expected.add(name)
         found = hashlib.sha256(storage.read_bytes(name)).hexdigest() if storage.exists(name) else None
         if found != (record.result or {}).get("student_sha256"):
             yield "student.safetensors is not the one that was measured"
-    previews = f"{job_files.previews(record.id)}/"  # of each partition one, and what a killed worker left
+    previews = f"{job_paths.previews(record.id)}/"  # of each partition one, and what a killed worker left
     files = {name for name in storage.list(folder) if not name.startswith(previews)}
     if files != expected:
         yield f"files missing {sorted(expected - files)}, unexpected {sorted(files - expected)}"
@@ -144,7 +144,7 @@ def check_nothing_is_left(cluster: Cluster, jobs: list[str]) -> Iterator[str]:
         yield f"local folders are left: {cluster.scratch_folders()}"
     # A job that did not succeed may be retried, so what it would go on from stays.
     succeeded = [job for job in jobs if cluster.broker.jobs.get(job).state is State.SUCCEEDED]
-    work = [job for job in succeeded if cluster.storage.list(job_files.work(job))]
+    work = [job for job in succeeded if cluster.storage.list(job_paths.work(job))]
     if work:
         yield f"working files are left of {work}"
 

@@ -22,7 +22,7 @@ import httpx
 
 from shared.broker import Broker
 from shared.storage import Storage
-from synth_service.tethered import tethered
+from synth_service.local.tethered import tethered
 from tests.chaos.proxy import Proxy
 from tests.conftest import free_port
 from tests.e2e.service import DIGITS, REPOSITORY
@@ -145,7 +145,7 @@ class Cluster:
 
     def _start(self, name: str) -> None:
         if name == "server":
-            arguments = ["-m", "synth_service.embedded_redis", str(self.folder / "redis"), str(self.server_port)]
+            arguments = ["-m", "synth_service.local.redis", str(self.folder / "redis"), str(self.server_port)]
         else:
             arguments = ["-m", MODULES[name]]
         with (self.folder / "logs" / f"{name}.log").open("ab") as log:

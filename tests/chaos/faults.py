@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared import job_files
 from shared.jobs import JobRecord
+from shared.storage import job_paths
 from tests.chaos.cluster import LEASE_SECONDS, Cluster
 
 Ending = tuple[float, Callable[[], None]]
@@ -159,7 +159,7 @@ def _shard(victim: Victim) -> Path | None:
         path
         for job in victim.jobs
         for manifest in victim.cluster.broker.streams.shards(job.id)
-        if (path := victim.cluster.storage.local_path(f"{job_files.shards(job.id)}/{manifest.name}")) is not None
+        if (path := victim.cluster.storage.local_path(f"{job_paths.shards(job.id)}/{manifest.name}")) is not None
         and path.exists()
     ]
     return victim.random.choice(found) if found else None

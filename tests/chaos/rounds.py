@@ -19,9 +19,9 @@ from typing import Any
 import httpx
 import redis
 
-from shared import scratch
 from shared.jobs import JobRecord
-from shared.retention import sweep
+from shared.storage import scratch
+from shared.worker.retention import sweep
 from tests.chaos.checks import Findings, check_job, check_nothing_is_left, damaged_shards, takeovers
 from tests.chaos.cluster import LEASE_SECONDS, Cluster
 from tests.chaos.faults import DAMAGE, KILLS, KINDS, Victim

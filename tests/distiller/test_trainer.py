@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distiller.evaluation import Evaluator
-from distiller.losses import distillation_loss
+from distiller.kd_losses import distillation_loss
 from distiller.pool import ImagePool
 from distiller.trainer import Trainer, learning_rate_at
 from shared.errors import UserError
-from shared.images import Normalization, to_pixels
+from shared.networks.image_operations import Normalization, to_pixels
 from shared.specs import AugmentationSpec, DistillationSpec, InputSpec
 from tests.distiller.toys import CPU, INPUT, toy_images, toy_network, toy_teacher
 

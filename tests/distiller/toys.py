@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from shared.images import Normalization, to_bytes, to_pixels
+from shared.networks.image_operations import Normalization, to_bytes, to_pixels
 from shared.specs import InputSpec
 
 INPUT = InputSpec(channels=1, height=8, width=8, mean=(0.4,), std=(0.3,))

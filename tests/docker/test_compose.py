@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from shared.settings import Settings, check_exposure
-from shared.worker import STOP_SECONDS
+from shared.worker.loop import STOP_SECONDS
 from synth_service.api.__main__ import GRACE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]

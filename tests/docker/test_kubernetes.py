@@ -16,7 +16,7 @@ import yaml
 from shared.broker import keys
 from shared.jobs import Role
 from shared.settings import Settings
-from shared.worker import STOP_SECONDS
+from shared.worker.loop import STOP_SECONDS
 from synth_service.api.app import create_app
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from shared import job_files
 from shared.jobs import State
-from shared.storage import Storage
+from shared.storage import Storage, job_paths
 from tests.e2e.service import Service
 from tests.e2e.test_jobs import assert_dataset_is_whole
 from tests.e2e.test_resume import types, wait_for_shards
@@ -48,7 +47,7 @@ def flip_a_bit(path: Path) -> None:
 
 def paths(service: Service, job_id: str) -> list[Path]:
     found = [
-        service.storage.local_path(f"{job_files.shards(job_id)}/{manifest.name}")
+        service.storage.local_path(f"{job_paths.shards(job_id)}/{manifest.name}")
         for manifest in service.broker.streams.shards(job_id)
     ]
     return [path for path in found if path is not None]

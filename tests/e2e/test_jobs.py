@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from shared import job_files
 from shared.jobs import Role, State
 from shared.networks.building import build_network
-from shared.shards import read_shard
+from shared.shards.format import read_shard
+from shared.storage import job_paths
 from tests.e2e.networks import tiny
 from tests.e2e.service import Service
 from tests.waiting import wait_until
@@ -40,7 +40,7 @@ def test_a_job_makes_a_dataset_and_a_student(service: Service, digits: dict[str,
     assert record.measurement.student_top1 > 0.2
     assert_dataset_is_whole(service, job_id, images=512)
     assert_student_is_the_one_measured(service, job_id)
-    assert service.storage.list(job_files.work(job_id)) == []
+    assert service.storage.list(job_paths.work(job_id)) == []
 
 
 def assert_dataset_is_whole(service: Service, job_id: str, *, images: int) -> None:
@@ -49,25 +49,25 @@ def assert_dataset_is_whole(service: Service, job_id: str, *, images: int) -> No
     numbers: list[int] = []
     targets: list[np.ndarray] = []
     for manifest in manifests:
-        path = service.storage.local_path(f"{job_files.shards(job_id)}/{manifest.name}")
+        path = service.storage.local_path(f"{job_paths.shards(job_id)}/{manifest.name}")
         assert path is not None
         targets.append(read_shard(path, manifest).targets)
         numbers += range(manifest.first_image, manifest.first_image + manifest.images)
         counts = np.bincount(targets[-1], minlength=10)
         assert counts.max() - counts.min() <= 1
     assert sorted(numbers) == list(range(images))
-    listed = {f"{job_files.shards(job_id)}/{name}" for m in manifests for name in (m.name, m.sidecar_name)}
-    assert set(service.storage.list(job_files.shards(job_id))) == listed
+    listed = {f"{job_paths.shards(job_id)}/{name}" for m in manifests for name in (m.name, m.sidecar_name)}
+    assert set(service.storage.list(job_paths.shards(job_id))) == listed
 
 
 def assert_student_is_the_one_measured(service: Service, job_id: str) -> None:
     """The downloaded file loads into the student's architecture and is the stored one."""
     response = service.client.get(f"/jobs/{job_id}/student").raise_for_status()
-    assert response.content == service.storage.read_bytes(job_files.student(job_id))
+    assert response.content == service.storage.read_bytes(job_paths.student(job_id))
     spec = service.record(job_id).parsed_spec()
     assert spec.student is not None
     network = build_network(spec.student, num_classes=10, input=spec.teacher.input)
-    path = service.storage.local_path(job_files.student(job_id))
+    path = service.storage.local_path(job_paths.student(job_id))
     assert path is not None
     network.load_state_dict(load_file(path))
     assert all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
@@ -124,7 +124,7 @@ def test_a_job_distils_from_the_dataset_of_another(service: Service, digits: dic
     service.wait_until_final(made)
     (manifest,) = service.broker.streams.shards(made)
 
-    distil_only = {**digits, "shards": f"{job_files.shards(made)}/{manifest.name}"}
+    distil_only = {**digits, "shards": f"{job_paths.shards(made)}/{manifest.name}"}
     del distil_only["synthesis"]
     distil_only["distillation"] = {**digits["distillation"], "warmup_batches": None}
     record = service.wait_until_final(service.submit(distil_only))
@@ -157,7 +157,7 @@ def test_lockstep_trains_after_every_batch_and_repeats_byte_for_byte(service: Se
 
 def sample_images(service: Service, manifest: Any) -> bytes:
     """Pixels of a shard: keys hold the job's id, so files of two jobs differ."""
-    path = service.storage.local_path(f"{job_files.shards(manifest.job)}/{manifest.name}")
+    path = service.storage.local_path(f"{job_paths.shards(manifest.job)}/{manifest.name}")
     assert path is not None
     return read_shard(path, manifest).images.tobytes()
 
@@ -199,7 +199,7 @@ def test_a_cancel_is_obeyed_in_the_middle_and_what_was_made_stays_readable(
 
     assert record.state is State.CANCELLED
     for manifest in service.broker.streams.shards(job_id):
-        path = service.storage.local_path(f"{job_files.shards(job_id)}/{manifest.name}")
+        path = service.storage.local_path(f"{job_paths.shards(job_id)}/{manifest.name}")
         assert path is not None
         read_shard(path, manifest)
 

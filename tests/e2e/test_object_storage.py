@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from shared import job_files
 from shared.jobs import State
-from shared.storage import Storage
+from shared.storage import Storage, job_paths
 from tests.e2e.service import Service
 from tests.s3 import BUCKET, moto_server
 
@@ -43,7 +42,7 @@ def test_a_job_and_one_that_distils_from_its_images_run_on_object_storage(
 ) -> None:
     made = service.wait_until_final(service.submit(digits))
     assert made.state is State.SUCCEEDED, made.error
-    folder = job_files.shards(made.id)
+    folder = job_paths.shards(made.id)
     manifests = service.broker.streams.shards(made.id)
     assert sum(manifest.images for manifest in manifests) == 512
     for manifest in manifests:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared import job_files
 from shared.jobs import State
-from shared.shards import read_shard
+from shared.shards.format import read_shard
+from shared.storage import job_paths
 from tests.e2e.service import Service
 from tests.e2e.test_resume import MODULES
 
@@ -33,7 +33,7 @@ def test_three_partitions_make_every_image_with_any_number_of_workers(
     images = []
     for manifest in service.broker.streams.shards(record.id):
         numbers[manifest.partition] += range(manifest.first_image, manifest.first_image + manifest.images)
-        path = service.storage.local_path(f"{job_files.shards(record.id)}/{manifest.name}")
+        path = service.storage.local_path(f"{job_paths.shards(record.id)}/{manifest.name}")
         assert path is not None
         images.append(read_shard(path, manifest).images)
     assert numbers == {0: list(range(134)), 1: list(range(133)), 2: list(range(133))}

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from shared import job_files
 from shared.broker import jobs as broker_jobs
 from shared.jobs import Role, State, Task
 from shared.specs import JobSpec
+from shared.storage import job_paths
 from tests.e2e.service import Service
 from tests.e2e.test_jobs import assert_dataset_is_whole
 from tests.waiting import wait_until
@@ -53,9 +53,9 @@ def lockstep(digits: dict[str, Any]) -> dict[str, Any]:
 def everything(service: Service, job_id: str) -> dict[str, bytes]:
     """Content of the student and of every shard, by partition and index: a file's name also holds the attempt."""
     manifests = service.broker.streams.shards(job_id)
-    folder = job_files.shards(job_id)
+    folder = job_paths.shards(job_id)
     made = {f"{m.partition}/{m.index}": service.storage.read_bytes(f"{folder}/{m.name}") for m in manifests}
-    return {**made, "student": service.storage.read_bytes(job_files.student(job_id))}
+    return {**made, "student": service.storage.read_bytes(job_paths.student(job_id))}
 
 
 def test_a_killed_and_resumed_lockstep_job_gives_the_same_bytes_as_one_left_alone(
@@ -69,7 +69,7 @@ def test_a_killed_and_resumed_lockstep_job_gives_the_same_bytes_as_one_left_alon
     assert service.wait_until_final(PINNED).state is State.SUCCEEDED
     left_alone = everything(service, PINNED)
     assert service.client.delete(f"/jobs/{PINNED}").status_code == 204
-    assert service.storage.list(job_files.folder(PINNED)) == []
+    assert service.storage.list(job_paths.folder(PINNED)) == []
 
     service.broker.jobs.create(spec)
     wait_for_shards(service, PINNED, 2)
@@ -159,7 +159,7 @@ def test_a_lost_checkpoint_costs_time_and_not_the_job(service: Service, digits: 
     holder = synthesis_worker_of(service, job_id)
     service.processes[holder].kill()
     service.processes[holder].wait()
-    service.storage.delete_tree(job_files.work(job_id))
+    service.storage.delete_tree(job_paths.work(job_id))
     service.start(holder, MODULES["synthesis"])
 
     record = service.wait_until_final(job_id)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from shared import job_files
 from shared.jobs import Role, State, Task
+from shared.storage import job_paths
 from tests.e2e.service import Service
 from tests.e2e.test_jobs import assert_dataset_is_whole, assert_student_is_the_one_measured
 from tests.e2e.test_resume import wait_for_shards
@@ -45,8 +45,8 @@ def test_a_cancelled_job_goes_on_where_it_was(service: Service, digits: dict[str
         ]
         assert sorted(numbers) == list(range(512))
     assert_student_is_the_one_measured(service, job_id)
-    assert service.storage.list(job_files.work(job_id)) == []
-    assert len(service.storage.list(job_files.previews(job_id))) == 2
+    assert service.storage.list(job_paths.work(job_id)) == []
+    assert len(service.storage.list(job_paths.previews(job_id))) == 2
     assert service.client.get(f"/jobs/{job_id}/preview.png").headers["content-type"] == "image/png"
     assert service.client.post(f"/jobs/{job_id}/retry").json()["code"] == "job_succeeded"
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared import job_files
 from shared.jobs import State
-from shared.shards import read_shard
+from shared.shards.format import read_shard
+from shared.storage import job_paths
 from tests.e2e.conftest import digits_fields
 from tests.e2e.service import Service
 
@@ -47,14 +47,14 @@ def made(service: Service) -> tuple[Path, list[tuple[int, int]]]:
     assert record.state is State.SUCCEEDED, record.error
     samples: list[tuple[int, int]] = []
     for manifest in sorted(service.broker.streams.shards(job_id), key=lambda manifest: manifest.name):
-        path = service.storage.local_path(f"{job_files.shards(job_id)}/{manifest.name}")
+        path = service.storage.local_path(f"{job_paths.shards(job_id)}/{manifest.name}")
         assert path is not None
         shard = read_shard(path, manifest)
         samples += [
             (int(image.astype(int).sum()), int(target))
             for image, target in zip(shard.images, shard.targets, strict=True)
         ]
-    folder = service.storage.local_path(job_files.folder(job_id))
+    folder = service.storage.local_path(job_paths.folder(job_id))
     assert folder is not None
     return folder, samples
 

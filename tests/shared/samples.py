@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.manifests import ImageFormat, ShardManifest
-from shared.shards import SampleBatch, write_shard
+from shared.shards.format import SampleBatch, write_shard
+from shared.shards.manifest import ImageFormat, ShardManifest
 
 JOB = "job-018f3a2b4c5d"
 

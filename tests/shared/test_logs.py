@@ -19,7 +19,7 @@ import structlog
 from shared.errors import UserError
 from shared.jobs import Role
 from shared.logs import in_this_context
-from shared.process import run_worker
+from shared.worker.process import run_worker
 
 logger = structlog.get_logger()
 

@@ -12,11 +12,11 @@ from starlette.responses import HTMLResponse
 
 from shared.broker import Broker
 from shared.jobs import JobRecord
-from synth_service.api.auth import Caller, CallerInUse
 from synth_service.api.dashboard.charts import Chart, charts_of, points_for
 from synth_service.api.dashboard.rendering import render
 from synth_service.api.dependencies import JOB_ID_PATTERN, BrokerInUse, existing_job
 from synth_service.api.problems import Problem, documented
+from synth_service.api.security.auth import Caller, CallerInUse
 
 MOST_JOBS = 3
 JOBS_OFFERED = 100

@@ -13,17 +13,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import HTMLResponse
 
-from shared import job_files
 from shared.jobs import JobRecord, State
+from shared.storage import job_paths
 from synth_service.api import files
 from synth_service.api.dashboard.charts import charts_of, histogram, points_for
 from synth_service.api.dashboard.job_history import SHARDS_PER_PAGE, JobHistories
 from synth_service.api.dashboard.rendering import render
 from synth_service.api.dashboard.timeline import build_timeline
 from synth_service.api.dependencies import BrokerInUse, ExistingJob, StorageInUse
-from synth_service.api.outputs import get_grid
-from synth_service.api.previews import get_preview
 from synth_service.api.problems import Problem, documented
+from synth_service.api.routes.outputs import get_grid
+from synth_service.api.routes.previews import get_preview
 
 MOST_LISTED_CLASSES = 200
 """Beyond it a class is typed, not chosen from a list."""
@@ -103,7 +103,7 @@ def show_picture(
     except Problem as problem:
         if problem.status_code != 404:
             raise
-    if target is None and files.is_there(storage, job_files.grid(job.id)):
+    if target is None and files.is_there(storage, job_paths.grid(job.id)):
         return get_grid(job, request, storage)
     return Response(status_code=204, headers={"Cache-Control": "no-store"})
 

@@ -15,10 +15,10 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from shared.jobs import JobRecord, Stage, State
 from shared.settings import Settings
-from synth_service.api.auth import CallerInUse
 from synth_service.api.dashboard.rendering import query, render, render_text
 from synth_service.api.dependencies import JOB_ID_PATTERN, BrokerInUse, SettingsInUse
 from synth_service.api.files import matches
+from synth_service.api.security.auth import CallerInUse
 
 JOBS_PER_PAGE = 25
 LONGEST_ERROR = 300

@@ -13,15 +13,15 @@ import yaml
 from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse
 
-from shared.networks.registry import ARCHITECTURES, ZOOS
-from shared.presets import DEFAULT_PRESET, PRESETS
 from shared.settings import Settings
+from shared.specs.architectures import ARCHITECTURES, ZOOS
+from shared.specs.presets import DEFAULT_PRESET, PRESETS
 from shared.storage import Storage
 from synth_service.api import files
-from synth_service.api.auth import CallerInUse
 from synth_service.api.dashboard.job_form import form_sections, goal_of, shortest
 from synth_service.api.dashboard.rendering import render
 from synth_service.api.dependencies import JOB_ID_PATTERN, BrokerInUse, SettingsInUse, StorageInUse, existing_job
+from synth_service.api.security.auth import CallerInUse
 
 DIGITS: Final = "digits/job.yaml"
 DIGITS_TEACHER: Final = "digits/teacher.safetensors"

@@ -15,9 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
-from synth_service.api.auth import Caller
 from synth_service.api.dashboard.static_files import static_url
-from synth_service.api.sessions import csrf_token
+from synth_service.api.security.auth import Caller
+from synth_service.api.security.sessions import csrf_token
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOTHING = "–"

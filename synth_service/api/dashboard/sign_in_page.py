@@ -7,11 +7,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 
-from synth_service.api.auth import safe_next, sign_in
 from synth_service.api.dashboard.rendering import render
 from synth_service.api.dependencies import SettingsInUse
 from synth_service.api.problems import Problem
-from synth_service.api.sessions import end_session, start_session
+from synth_service.api.security.auth import safe_next, sign_in
+from synth_service.api.security.sessions import end_session, start_session
 
 MAX_FORM_BYTES = 4_096
 

@@ -1,7 +1,7 @@
 """Manifests of shards that need not exist: the broker never looks at files."""
 
 from shared.broker import Attempt
-from shared.manifests import ShardManifest, shard_name
+from shared.shards.manifest import ShardManifest, shard_name
 
 
 def manifest_of(attempt: Attempt, index: int, *, images: int = 16, first_image: int | None = None) -> ShardManifest:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from shared.networks.building import build_network
-from shared.networks.registry import ARCHITECTURES
 from shared.specs import InputSpec, NetworkSpec
+from shared.specs.architectures import ARCHITECTURES
 from tests.golden import fill_by_formula, formula_image, load_golden
 
 CLASSIFIERS = load_golden()["classifiers_num_classes_10_input_3x32x32"]

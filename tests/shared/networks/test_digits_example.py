@@ -9,9 +9,9 @@ import torch
 import yaml
 
 from shared.networks.building import build_network
-from shared.networks.checkpoints import load_checkpoint
+from shared.networks.weights import load_checkpoint
+from shared.shards.reader import iter_samples
 from shared.specs import JobSpec, TeacherSpec
-from shared.webdataset_reader import iter_samples
 
 FOLDER = Path(__file__).parents[3] / "examples" / "digits"
 HELD_OUT = 450

@@ -9,13 +9,12 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from shared import job_files
 from shared.broker import Attempt, Broker
 from shared.jobs import JobRecord, Role
-from shared.manifests import ShardManifest, shard_name
 from shared.settings import Settings
+from shared.shards.manifest import ShardManifest, shard_name
 from shared.specs import JobSpec
-from shared.storage import Storage
+from shared.storage import Storage, job_paths
 from synth_service.api.app import create_app
 
 CHECKPOINT = "teachers/digits.safetensors"
@@ -92,7 +91,7 @@ def announce(
         image_format="png",
         created_at=1.0,
     )
-    folder = Path(job_files.shards(attempt.job_id))
+    folder = Path(job_paths.shards(attempt.job_id))
     storage.put_bytes(content, str(folder / manifest.name))
     storage.put_bytes(manifest.model_dump_json().encode(), str(folder / manifest.sidecar_name))
     broker.streams.announce(attempt, manifest, {"index": index})

@@ -4,7 +4,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from shared.settings import Settings
-from shared.shard_patterns import expand_shards
+from shared.shards.patterns import expand_shards
 from shared.storage import Storage
 from synth_service.api.app import create_app
 

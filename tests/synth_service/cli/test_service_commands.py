@@ -16,10 +16,10 @@ from shared.errors import UserError
 from shared.jobs import Role
 from shared.storage import Storage
 from tests.conftest import free_port
-from tests.shared.client.scripted_server import Answer, ScriptedServer
 from tests.synth_service.api.conftest import claim
 from tests.synth_service.api_process import clean_environment
 from tests.synth_service.cli.conftest import dfkd
+from tests.synth_service.client.scripted_server import Answer, ScriptedServer
 
 # Under its own name, by which the shell's completion knows it.
 PROGRAM = [sys.executable, "-c", "import sys; sys.argv[0] = 'dfkd'; from synth_service.cli import main; main()"]

@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 
 from shared.broker import Broker
-from shared.client import Client, ServerUnreachable
-from shared.client.progress import BarDisplay, LineDisplay
 from shared.errors import UserError
 from shared.jobs import Measurement, Role, State
 from shared.storage import Storage
 from synth_service.cli.job_file import load_job_file
+from synth_service.client import Client, ServerUnreachable
+from synth_service.client.progress import BarDisplay, LineDisplay
 from tests.conftest import free_port
 from tests.synth_service.api.conftest import claim, complete
 from tests.synth_service.api_process import clean_environment, serving

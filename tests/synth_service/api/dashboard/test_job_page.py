@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from shared import job_files
 from shared.broker import Broker
 from shared.errors import UserError
 from shared.jobs import JobRecord, Measurement, Role
-from shared.previews import Strip, Tile, encode_strip
 from shared.settings import Settings
+from shared.shards.previews import Strip, Tile, encode_strip
 from shared.specs import JobSpec
-from shared.storage import Storage
+from shared.storage import Storage, job_paths
 from synth_service.api.app import create_app
 from synth_service.api.dashboard import job_history
 from synth_service.api.dashboard.job_history import NEWEST_EVENTS, SHARDS_PER_PAGE, EventDigest, JobHistory
@@ -254,7 +253,7 @@ def test_the_picture_is_there_or_is_nothing_and_never_an_error(
     for query in ("", "?class=3"):
         assert client.get(f"/ui/jobs/{job.id}/picture{query}").status_code == 204
     tile = Tile(3, bytes(range(16)))
-    storage.put_bytes(encode_strip(Strip(4, 4, 1, (tile,))), job_files.preview(job.id, 0, 1, 4))
+    storage.put_bytes(encode_strip(Strip(4, 4, 1, (tile,))), job_paths.preview(job.id, 0, 1, 4))
     for query, expected in (("", 200), ("?class=3", 200), ("?class=4", 204)):
         answer = client.get(f"/ui/jobs/{job.id}/picture{query}")
         assert answer.status_code == expected
@@ -262,6 +261,6 @@ def test_the_picture_is_there_or_is_nothing_and_never_an_error(
 
 
 def test_of_a_job_without_previews_the_grid_is_shown(client: TestClient, storage: Storage, job: JobRecord) -> None:
-    storage.put_bytes(b"a grid", job_files.grid(job.id))
+    storage.put_bytes(b"a grid", job_paths.grid(job.id))
     assert client.get(f"/ui/jobs/{job.id}/picture").content == b"a grid"
     assert client.get(f"/ui/jobs/{job.id}/picture?class=3").status_code == 204

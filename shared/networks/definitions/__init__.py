@@ -1,0 +1,1 @@
+"""The networks that jobs may name, a family a module."""

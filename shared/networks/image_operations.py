@@ -1,0 +1,163 @@
+"""Operations on whole batches of images: pixels and bytes, normalisation, random augmentation.
+
+Pixels are floats in [0, 1]; only a network sees normalised values, through :class:`Normalization`. Random
+changes are drawn per image but applied to the batch at once by one gather or one resampling, so that
+they cost the same few kernel launches for any batch size, run where the images are, need no copy to the
+host and pass gradients. Padding is black, since it is added to pixels and not to normalised values.
+
+Image *files* are the business of ``shared.shards.image_codec``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared.specs import AugmentationSpec, InputSpec
+
+LARGEST_ASPECT_CHANGE = 4 / 3
+"""A random resized crop stretches an image by at most this much, as is customary for ImageNet."""
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Pixels in [0, 1] as uint8, each rounded to the nearest of the 256 levels; values outside are clipped."""
+    return images.detach().mul(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """uint8 images as float32 pixels in [0, 1], which ``to_bytes`` turns into the same bytes again."""
+    return images.to(torch.float32).div_(255)
+
+
+class Normalization(nn.Module):
+    """``(pixels - mean) / std`` per channel: what stands between pixels in [0, 1] and a network.
+
+    (N, C, H, W) in and out, in the dtype and memory format of the input. The constants are buffers that
+    follow ``.to(device)`` and are not part of the ``state_dict``: they belong to the spec.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, input: InputSpec) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(input.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(input.std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised images of the same shape."""
+        return (pixels - self.mean.to(pixels.dtype)) / self.std.to(pixels.dtype)
+
+
+class BatchAugmentation:
+    """The random changes of an ``AugmentationSpec``, drawn anew per image.
+
+    Either a crop after zero padding or, with ``resized_crop_scale``, a bilinear resized crop whose share of
+    the area is uniform in [scale, 1] and whose aspect changes by up to 4/3; then a mirroring of half of the
+    images. Differentiable in the images. Bytes may be augmented before they become floats, which moves a
+    quarter of the memory; a resized crop of bytes is rounded to bytes again.
+
+    Args:
+        spec: what to do; with everything off a call returns its input itself and draws nothing.
+        size: (height, width) of the images.
+
+    Raises:
+        ValueError: the padding exceeds the height or width, so a crop could miss the image.
+    """
+
+    def __init__(self, spec: AugmentationSpec, size: tuple[int, int]) -> None:
+        self.size = size
+        self.flip = spec.horizontal_flip
+        self.scale = spec.resized_crop_scale
+        self.padding = 0 if self.scale is not None else spec.crop_padding
+        if self.padding > min(size):
+            raise ValueError(
+                f"augmentation.crop_padding is {self.padding} but the images are {size[0]}×{size[1]}: "
+                f"use at most {min(size)}"
+            )
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Augmented images; shape, dtype and memory format are those of the input.
+
+        Args:
+            images: (N, C, H, W), float pixels or uint8.
+            generator: on the images' device, or on the CPU: then the draws do not depend on the device, and
+                are sent over without waiting for it.
+        """
+        if images.shape[2:] != self.size:
+            raise ValueError(f"images of {tuple(images.shape[2:])} were given to an augmentation of {self.size}")
+        if self.scale is None and self.padding == 0 and not self.flip:
+            return images
+        vertical, horizontal, area, aspect, side = self._draw(images, generator)
+        mirrored = (side < 0.5) & self.flip
+        if self.scale is None:
+            result = self._crop(images, vertical, horizontal, mirrored)
+        else:
+            result = self._resized_crop(images, self.scale, vertical, horizontal, area, aspect, mirrored)
+        if images.is_contiguous(memory_format=torch.channels_last):
+            result = result.contiguous(memory_format=torch.channels_last)
+        return result
+
+    def _draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """(5, N) uniform in [0, 1), drawn and copied in one go whatever is switched on."""
+        draws = torch.rand(5, len(images), generator=generator, device=generator.device)
+        if images.device.type == "cuda" and generator.device.type == "cpu":
+            draws = draws.pin_memory()  # without it the copy would not be asynchronous
+        return draws.to(images.device, non_blocking=True)
+
+    def _crop(self, images: Tensor, vertical: Tensor, horizontal: Tensor, mirrored: Tensor) -> Tensor:
+        """One gather from the padded batch.
+
+        No source pixel is read twice, so the backward pass adds at most one value to each: its result
+        does not depend on the order of a GPU's atomic additions.
+        """
+        count, channels, height, width = images.shape
+        padding, offsets = self.padding, 2 * self.padding + 1
+        padded = F.pad(images, (padding,) * 4) if padding else images
+        # The float product may round up to `offsets` itself.
+        top = (vertical * offsets).long().clamp_(max=offsets - 1)
+        left = (horizontal * offsets).long().clamp_(max=offsets - 1)
+        row = torch.arange(height, device=images.device) + top[:, None]  # (N, H)
+        column = torch.arange(width, device=images.device).expand(count, width)
+        column = torch.where(mirrored[:, None], width - 1 - column, column) + left[:, None]  # (N, W)
+        source = row[:, :, None] * (width + 2 * padding) + column[:, None, :]  # (N, H, W)
+        source = source.view(count, 1, -1).expand(count, channels, -1)
+        return padded.flatten(2).gather(2, source).view(count, channels, height, width)
+
+    @staticmethod
+    def _resized_crop(
+        images: Tensor,
+        scale: float,
+        vertical: Tensor,
+        horizontal: Tensor,
+        area: Tensor,
+        aspect: Tensor,
+        mirrored: Tensor,
+    ) -> Tensor:
+        """Bilinear resampling of a window that always fits into the image.
+
+        Window sides are shares of the image's sides: √(area·aspect) and √(area/aspect). The aspect is
+        log-uniform where both are at most 1, so no draw is rejected and the area is as drawn.
+        """
+        area = scale + (1 - scale) * area
+        bound = (-area.log()).clamp(max=math.log(LARGEST_ASPECT_CHANGE))
+        aspect = ((2 * aspect - 1) * bound).exp()
+        width, height = (area * aspect).sqrt(), (area / aspect).sqrt()
+        zero = torch.zeros_like(area)
+        # Coordinates run from -1 to 1, so a window of width w has its centre within ±(1 - w).
+        across = torch.stack(
+            [torch.where(mirrored, -width, width), zero, (2 * horizontal - 1) * (1 - width).clamp(min=0)], dim=1
+        )
+        down = torch.stack([zero, height, (2 * vertical - 1) * (1 - height).clamp(min=0)], dim=1)
+        # Coordinates need more than half precision.
+        pixels = images.to(torch.promote_types(images.dtype, torch.float32))
+        affine = torch.stack([across, down], dim=1).to(pixels.dtype)  # (N, 2, 3)
+        grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+        # "border": an outermost sample may lie half a pixel beyond the centre of the edge pixel.
+        result = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        if not images.is_floating_point():
+            result = result.round_().clamp_(0, 255)
+        return result.to(images.dtype)

@@ -1,0 +1,184 @@
+"""A finished job's folder as a dataset that other tools load as it is.
+
+    jobs/ID/shards/*.tar    samples; the manifests beside them
+    jobs/ID/index.json      shards and their sizes, as `wids` reads them
+    jobs/ID/README.md       dataset card; its front matter points Hugging Face at the tars alone
+    jobs/ID/grid.png        what the images look like (``shared.shards.picture_grid``)
+
+Readers that match ``shards/*.tar`` take every file there, so ``remove_unlisted`` first clears away what
+workers left that died between sealing a shard and announcing it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from shared.shards.manifest import ShardManifest
+from shared.specs import JobSpec
+from shared.storage import Storage
+
+INDEX_NAME = "index.json"
+CARD_NAME = "README.md"
+CLASSES_LISTED = 100
+SIZE_CATEGORIES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+    (100_000_000, "10M<n<100M"),
+)
+
+
+def remove_unlisted(storage: Storage, folder: str, manifests: Sequence[ShardManifest]) -> list[str]:
+    """Delete every file in ``shards/`` that is of no listed shard, and return their names.
+
+    Only for a job whose synthesis is finished: a shard that is about to be announced is not listed yet.
+    """
+    shards = f"{folder}/shards"
+    listed = {f"{shards}/{name}" for manifest in manifests for name in (manifest.name, manifest.sidecar_name)}
+    unlisted = [name for name in storage.list(shards) if name not in listed]
+    for name in unlisted:
+        storage.delete(name)
+    return unlisted
+
+
+def write_index(storage: Storage, folder: str, manifests: Sequence[ShardManifest], *, name: str = "") -> str:
+    """Write the shard index, in the order of the manifests, and return its name in the storage.
+
+    The format is that of ``wids.ShardListDataset``; paths are relative to the index. ``filesize`` and
+    ``sha256`` are extras that it ignores.
+    """
+    index = {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "name": name,
+        "shardlist": [
+            {
+                "url": f"shards/{manifest.name}",
+                "nsamples": manifest.images,
+                "filesize": manifest.bytes,
+                "sha256": manifest.sha256,
+            }
+            for manifest in manifests
+        ],
+    }
+    return _put(storage, f"{folder}/{INDEX_NAME}", json.dumps(index, indent=2) + "\n")
+
+
+def write_dataset_card(
+    storage: Storage, folder: str, manifests: Sequence[ShardManifest], spec: JobSpec, *, grid: str | None = None
+) -> str:
+    """Write the dataset card and return its name in the storage. Same job, same text.
+
+    Args:
+        storage: where the job's folder is.
+        folder: output folder of the job.
+        manifests: of all its shards, at least one.
+        spec: the job; it has a synthesis. The client's ``metadata`` is left out.
+        grid: file name of the picture grid in the folder, if there is one.
+    """
+    return _put(storage, f"{folder}/{CARD_NAME}", dataset_card(manifests, spec, grid=grid))
+
+
+def dataset_card(manifests: Sequence[ShardManifest], spec: JobSpec, *, grid: str | None = None) -> str:
+    """The text of the card; see ``write_dataset_card``."""
+    synthesis = spec.synthesis
+    if synthesis is None:
+        raise ValueError("a dataset card needs a job that made a dataset")
+    images = sum(manifest.images for manifest in manifests)
+    title = " ".join(spec.name.split()) or "Synthetic images"
+    teacher = spec.teacher
+    preset = f", preset `{synthesis.preset}`" if synthesis.preset else ""
+    sections = [
+        _front_matter(title, images),
+        f"# {title}",
+        f"{images:,} synthetic images that were made from a trained classifier alone (data-free distillation): no "
+        "training data was used. `.cls` is the class that an image was made for; `.json` holds the class that the "
+        "teacher sees in it and how sure it is.",
+    ]
+    if grid is not None:
+        sections.append(f"![Synthetic images, one class a row, from early to late]({grid})")
+    sections += [
+        "## How it was made\n\n"
+        + _table(
+            ("", ""),
+            [
+                ("Teacher", f"`{teacher.arch}`, {teacher.num_classes} classes"),
+                (
+                    "Method",
+                    f"`{synthesis.method}`, {synthesis.steps} steps per batch of {synthesis.batch_size}{preset}",
+                ),
+                ("Seed", str(spec.seed)),
+                ("Images", f"{images:,} of {'×'.join(map(str, manifests[0].shape))} (channels, height, width)"),
+                ("Files", f"{len(manifests):,} shards, {sum(manifest.bytes for manifest in manifests):,} bytes"),
+                ("Format", f"`{manifests[0].image_format}`, 8 bits a channel"),
+            ],
+        ),
+        "## Images per class\n\n" + _class_counts(manifests, teacher.num_classes),
+        _loading(manifests[0].image_format),
+        "## Job\n\n```json\n" + spec.model_dump_json(indent=2, exclude={"metadata"}) + "\n```",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _put(storage: Storage, name: str, text: str) -> str:
+    storage.put_bytes(text.encode(), name)
+    return name
+
+
+def _front_matter(title: str, images: int) -> str:
+    """YAML for Hugging Face; ``configs`` keeps its loader off the manifests and the index."""
+    size = next((name for limit, name in SIZE_CATEGORIES if images < limit), "n>100M")
+    return f"""---
+pretty_name: {json.dumps(title)}
+task_categories:
+- image-classification
+size_categories:
+- {size}
+tags:
+- synthetic
+- webdataset
+- data-free-knowledge-distillation
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: shards/*.tar
+---"""
+
+
+def _class_counts(manifests: Sequence[ShardManifest], num_classes: int) -> str:
+    counts: Counter[int] = Counter()
+    for manifest in manifests:
+        counts.update(manifest.class_counts)
+    if num_classes <= CLASSES_LISTED:
+        return _table(("Class", "Images"), [(str(c), f"{counts[c]:,}") for c in range(num_classes)])
+    every = sorted(counts[c] for c in range(num_classes))
+    median = every[len(every) // 2]
+    return f"{num_classes:,} classes with {every[0]:,} to {every[-1]:,} images each, {median:,} at the median."
+
+
+def _loading(image_format: str) -> str:
+    return f"""## Loading
+
+```python
+import glob
+import webdataset as wds
+
+dataset = wds.WebDataset(sorted(glob.glob("shards/*.tar")), shardshuffle=False)
+dataset = dataset.decode("{"pil" if image_format != "npy" else "rgb8"}").to_tuple("{image_format}", "cls")
+```
+
+```python
+from datasets import load_dataset
+
+dataset = load_dataset(".", split="train")  # or load_dataset("webdataset", data_files="shards/*.tar")
+```"""
+
+
+def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
+    lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |", *(f"| {left} | {right} |" for left, right in rows)]
+    return "\n".join(lines)

@@ -1,0 +1,112 @@
+"""A picture grid: one row of small images for each class, so that a person sees at a glance what was made."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from shared.shards.image_codec import Pixels, to_picture
+from shared.shards.manifest import ShardManifest
+from shared.shards.reader import iter_samples
+from shared.storage import Storage
+
+GRID_NAME = "grid.png"
+SMALLEST_TILE = 48
+LARGEST_TILE = 128
+GAP = 4
+LABEL_WIDTH = 40
+SHARDS_LOOKED_AT = 10
+
+
+def picture_grid(
+    images: Pixels, targets: NDArray[np.integer], *, columns: int = 10, max_rows: int = 20, scale: int | None = None
+) -> bytes:
+    """Draw a grid: a row for each class with its number in front, white gaps between the images.
+
+    Args:
+        images: (N, C, H, W), N ≥ 1. Of other than 1 or 3 channels the first three are shown as colours, or
+            the first one in grey.
+        targets: (N,).
+        columns: images in a row, spread evenly over those of the class in the order given.
+        max_rows: of more classes than that, so many are shown, spread evenly.
+        scale: pixels are repeated so many times each way; by default such that small images are readable.
+            Large ones are shrunk.
+
+    Returns:
+        The PNG; same images, same bytes.
+    """
+    height, width = images.shape[2:]
+    scale = scale or max(1, math.ceil(SMALLEST_TILE / max(height, width)))
+    shrink = min(1.0, LARGEST_TILE / (max(height, width) * scale))
+    tile = (max(1, round(width * scale * shrink)), max(1, round(height * scale * shrink)))
+    rows = _spread(np.unique(targets), max_rows)
+    colour = "RGB" if images.shape[1] >= 3 else "L"
+    size = (LABEL_WIDTH + columns * (tile[0] + GAP) + GAP, len(rows) * (tile[1] + GAP) + GAP)
+    canvas = Image.new(colour, size, "white")
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default_imagefont()  # a bitmap: the same on every machine
+    for row, target in enumerate(rows):
+        top = GAP + row * (tile[1] + GAP)
+        draw.text((GAP, top + tile[1] // 2 - 6), str(target), fill="black", font=font)
+        for column, image in enumerate(_spread(np.flatnonzero(targets == target), columns)):
+            shown = images[image][:3] if colour == "RGB" else images[image][:1]
+            picture = to_picture(shown).resize(
+                tile, Image.Resampling.NEAREST if shrink == 1.0 else Image.Resampling.BOX
+            )
+            canvas.paste(picture, (LABEL_WIDTH + GAP + column * (tile[0] + GAP), top))
+    buffer = io.BytesIO()
+    canvas.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def write_grid(
+    storage: Storage, folder: str, manifests: Sequence[ShardManifest], scratch: Path, *, columns: int = 10
+) -> str:
+    """Draw the grid of a job's shards into its output folder; left to right is from early to late.
+
+    Args:
+        storage: where the job's folder is.
+        folder: output folder, with the shards in ``shards/``.
+        manifests: at least one, of one image shape.
+        scratch: local folder for copies of remote shards.
+        columns: images in a row.
+
+    Returns:
+        Name of the PNG in the storage.
+    """
+    images: list[Pixels] = []
+    targets: list[int] = []
+    looked_at = _spread(np.arange(len(manifests)), SHARDS_LOOKED_AT)
+    per_shard = math.ceil(columns / len(looked_at))
+    for position in looked_at:
+        manifest = manifests[position]
+        name = f"{folder}/shards/{manifest.name}"
+        path = storage.fetch(name, scratch)
+        taken: defaultdict[int, int] = defaultdict(int)
+        for batch in iter_samples([path], manifest.shape, batch_size=256):
+            for image, target in zip(batch.images, batch.targets.tolist(), strict=True):
+                if taken[target] < per_shard:
+                    taken[target] += 1
+                    images.append(image.copy())
+                    targets.append(target)
+            if all(taken[target] >= min(per_shard, count) for target, count in manifest.class_counts.items()):
+                break
+        if storage.local_path(name) is None:
+            path.unlink(missing_ok=True)
+    grid_name = f"{folder}/{GRID_NAME}"
+    storage.put_bytes(picture_grid(np.stack(images), np.array(targets), columns=columns), grid_name)
+    return grid_name
+
+
+def _spread(values: NDArray[np.integer], count: int) -> list[int]:
+    """At most ``count`` of the values, evenly spread, first and last included."""
+    if len(values) <= count:
+        return [int(value) for value in values]
+    return [int(value) for value in values[np.linspace(0, len(values) - 1, count).round().astype(int)]]

@@ -1,0 +1,163 @@
+"""Which networks a job may name: ``ARCHITECTURES`` and the three forms for networks from elsewhere.
+
+An architecture is written as a name of ``ARCHITECTURES``, ``torchvision:NAME``, ``timm:NAME`` or
+``package.module:factory``. This module only says what exists and what is well-formed; it imports no torch,
+so that the API can refuse a misspelt name. ``shared.networks.building`` makes the network.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network that ships with this package, described without importing it."""
+
+    constructor: str
+    """``module:class``, imported when the network is built."""
+    family: str
+    description: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What the name stands for; the job's ``kwargs`` may add to these, not change them."""
+
+
+def _wide_resnet(depth: int, width: int) -> tuple[str, Architecture]:
+    return f"wrn{depth}_{width}", Architecture(
+        "shared.networks.definitions.wide_resnet:WideResNet",
+        "wide_resnet",
+        f"Wide ResNet of depth {depth} and widening factor {width}",
+        {"depth": depth, "width": width},
+    )
+
+
+def _resnet(depth: int, block: str, *blocks: int) -> tuple[str, Architecture]:
+    return f"resnet{depth}", Architecture(
+        "shared.networks.definitions.resnet:ResNet",
+        "resnet",
+        f"ResNet-{depth} with four stages and a stem for small images",
+        {"blocks": blocks, "block": block},
+    )
+
+
+def _resnet_cifar(name: str, depth: int, *widths: int) -> tuple[str, Architecture]:
+    return name, Architecture(
+        "shared.networks.definitions.resnet_cifar:CifarResNet",
+        "resnet_cifar",
+        f"ResNet of depth {depth} with three stages of {', '.join(map(str, widths[1:]))} channels",
+        {"depth": depth, "widths": widths},
+    )
+
+
+def _vgg(layers: int, *convolutions: int) -> tuple[str, Architecture]:
+    return f"vgg{layers}", Architecture(
+        "shared.networks.definitions.vgg:VGG",
+        "vgg",
+        f"VGG-{layers} with BatchNorm for small images",
+        {"convolutions": convolutions},
+    )
+
+
+ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
+    dict(
+        [
+            _wide_resnet(16, 1),
+            _wide_resnet(16, 2),
+            _wide_resnet(28, 10),
+            _wide_resnet(40, 1),
+            _wide_resnet(40, 2),
+            (
+                "wide_resnet",
+                Architecture(
+                    "shared.networks.definitions.wide_resnet:WideResNet",
+                    "wide_resnet",
+                    "Wide ResNet of a chosen size; kwargs: depth (6n + 4), width, dropout",
+                ),
+            ),
+            _resnet(18, "basic", 2, 2, 2, 2),
+            _resnet(34, "basic", 3, 4, 6, 3),
+            _resnet(50, "bottleneck", 3, 4, 6, 3),
+            _resnet(101, "bottleneck", 3, 4, 23, 3),
+            _resnet_cifar("resnet8", 8, 16, 16, 32, 64),
+            _resnet_cifar("resnet14", 14, 16, 16, 32, 64),
+            _resnet_cifar("resnet20", 20, 16, 16, 32, 64),
+            _resnet_cifar("resnet32", 32, 16, 16, 32, 64),
+            _resnet_cifar("resnet44", 44, 16, 16, 32, 64),
+            _resnet_cifar("resnet56", 56, 16, 16, 32, 64),
+            _resnet_cifar("resnet110", 110, 16, 16, 32, 64),
+            _resnet_cifar("resnet8x4", 8, 32, 64, 128, 256),
+            _resnet_cifar("resnet32x4", 32, 32, 64, 128, 256),
+            (
+                "resnet_cifar",
+                Architecture(
+                    "shared.networks.definitions.resnet_cifar:CifarResNet",
+                    "resnet_cifar",
+                    "Three-stage ResNet of a chosen size; kwargs: depth (6n + 2), widths (stem and three stages)",
+                ),
+            ),
+            _vgg(8, 1, 1, 1, 1, 1),
+            _vgg(11, 1, 1, 2, 2, 2),
+            _vgg(13, 2, 2, 2, 2, 2),
+            _vgg(16, 2, 2, 3, 3, 3),
+            _vgg(19, 2, 2, 4, 4, 4),
+        ]
+    )
+)
+
+_IDENTIFIER: Final = r"[A-Za-z_][A-Za-z0-9_]*"
+_FACTORY: Final = re.compile(rf"(?P<module>{_IDENTIFIER}(?:\.{_IDENTIFIER})*):(?P<name>{_IDENTIFIER})", re.ASCII)
+# timm names may carry the tag of a weight set (`resnet50.a1_in1k`); no slash and no colon, so no hub address.
+_ZOO_NAME: Final = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*", re.ASCII)
+ZOOS: Final = ("torchvision", "timm")
+"""Model collections with a prefix of their own."""
+
+
+def check_architecture(arch: str) -> None:
+    """Refuse a name that is unknown or malformed.
+
+    Whether a collection has the model, or a factory may be imported, is not decided here.
+
+    Raises:
+        ValueError: with the near matches and where to see the list.
+    """
+    prefix, colon, name = arch.partition(":")
+    if not colon:
+        if arch not in ARCHITECTURES:
+            hint = near_matches(arch, ARCHITECTURES)
+            raise ValueError(f"`{arch}` is not a known architecture{hint}; GET /architectures lists them")
+    elif prefix in ZOOS:
+        if not _ZOO_NAME.fullmatch(name):
+            raise ValueError(f"`{arch}` is malformed: after `{prefix}:` comes a model name such as `resnet18`")
+    elif not _FACTORY.fullmatch(arch):
+        raise ValueError(
+            f"`{arch}` is malformed: write a name of GET /architectures, `torchvision:NAME`, `timm:NAME` "
+            "or `package.module:factory`"
+        )
+
+
+def check_factory_allowed(arch: str, allowed: Sequence[str]) -> None:
+    """Refuse a ``package.module:factory`` whose module is neither one of ``allowed`` nor below one.
+
+    Other forms of ``arch`` pass. The comparison ends at dots: ``models`` allows ``models.small``, not ``models_old``.
+
+    Raises:
+        ValueError: names the module and the setting to change.
+    """
+    module, colon, _ = arch.partition(":")
+    if not colon or module in ZOOS:
+        return
+    if not any(prefix and (module == prefix or module.startswith(f"{prefix}.")) for prefix in allowed):
+        listed = ", ".join(f"`{prefix}`" for prefix in allowed) or "nothing"
+        raise ValueError(
+            f"`{arch}`: importing `{module}` is not allowed here (allowed: {listed}); "
+            "the operator adds the package to DFKD_ALLOWED_FACTORIES"
+        )
+
+
+def near_matches(name: str, known: Iterable[str]) -> str:
+    """``; did you mean `a` or `b`?``, or nothing when no known name comes close."""
+    matches = difflib.get_close_matches(name.lower().replace("-", "_"), list(known), n=3)
+    return f"; did you mean {' or '.join(f'`{match}`' for match in matches)}?" if matches else ""

@@ -1,0 +1,73 @@
+"""How the student is trained and measured."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from shared.specs.augmentation import AugmentationSpec
+from shared.specs.base import MAX_IMAGES, Spec, StoragePath, invalid
+
+ExportFormat = Literal["torchscript", "torch-export", "onnx"]
+
+
+class DistillationSpec(Spec):
+    """How the student is trained: SGD with momentum on KL(teacher ‖ student) at a temperature."""
+
+    steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="Steps in all. Unset: steps_per_batch for each batch after the warm-up."
+    )
+    steps_per_batch: int = Field(400, ge=1, le=1_000_000, description="Steps for each synthetic batch.")
+    warmup_batches: int | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="Batches that are only collected before step one. Unset: 20, or a tenth of a small job's batches.",
+    )
+    pacing: Literal["free", "lockstep"] = Field(
+        "free",
+        description="`free`: train on what is there while synthesis runs on. `lockstep`: steps_per_batch steps after "
+        "each batch and synthesis waits for them, as in the paper.",
+    )
+    full_pool_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="With `free` pacing, the share of the steps that is kept until every image is in the pool.",
+    )
+    batch_size: int = Field(256, ge=2, le=65_536, description="Images per step.")
+    learning_rate: float = Field(0.2, gt=0, le=100, description="Step size at the start; falls along a cosine.")
+    final_learning_rate: float = Field(2e-4, ge=0, le=100, description="Step size at the end.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="Of SGD.")
+    temperature: float = Field(20.0, gt=0, le=1000, description="Softens both distributions before they are compared.")
+    pool_capacity: int = Field(
+        1_000_000, ge=2, le=MAX_IMAGES, description="Images kept in memory, 8 bits each; beyond it the oldest give way."
+    )
+    snapshot_every_steps: int = Field(
+        200, ge=1, le=100_000_000, description="Steps between student snapshots for the adversarial term."
+    )
+    augmentation: AugmentationSpec = Field(default_factory=AugmentationSpec)
+    export: tuple[ExportFormat, ...] = Field(
+        (),
+        max_length=3,
+        description="Files to make of the trained student besides its weights, for use without its code. A format that "
+        "the network does not allow is left out, with the reason in the result.",
+    )
+
+    @model_validator(mode="after")
+    def _learning_rate_falls(self) -> Self:
+        if self.final_learning_rate > self.learning_rate:
+            raise invalid("distillation.final_learning_rate", "must not be above learning_rate")
+        return self
+
+
+class EvaluationSpec(Spec):
+    """Labelled images that are measured on and never trained on."""
+
+    shards: StoragePath = Field(
+        description="Path under the storage root of a labelled WebDataset: a tar, or several as name-{000..009}.tar."
+    )
+    every_steps: int = Field(200, ge=1, le=100_000_000, description="Distillation steps between measurements.")
+    batch_size: int = Field(256, ge=1, le=65_536, description="Images measured together.")

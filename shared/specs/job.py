@@ -1,0 +1,108 @@
+"""What a client writes to start a job, and what is stored of it.
+
+A ``JobSpec`` is the only configuration of a job: the inverter, the trainer and the evaluator are built
+from its parts, and no second class repeats its fields. Validation resolves everything: presets, the
+student's shape and derived step counts are filled in, so the stored spec says in full what was run.
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from shared.specs.base import Spec, StoragePath, invalid
+from shared.specs.distillation import DistillationSpec, EvaluationSpec
+from shared.specs.networks import StudentSpec, TeacherSpec
+from shared.specs.presets import fill_from_preset
+from shared.specs.synthesis import SynthesisSpec
+
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+
+
+class JobSpec(Spec):
+    """A synthesis and distillation job. `distillation: null` only makes a dataset; `shards` only distils one."""
+
+    name: str = Field("", max_length=200, description="For people; need not be unique.")
+    metadata: dict[MetadataKey, MetadataValue] = Field(
+        default_factory=dict, max_length=16, description="Up to 16 strings of the client's own."
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Same seed, same machine, lockstep pacing: same bytes.")
+    teacher: TeacherSpec
+    student: StudentSpec | None = None
+    synthesis: SynthesisSpec | None = None
+    shards: StoragePath | None = Field(
+        None,
+        description="Instead of `synthesis`: an existing WebDataset under the storage root to distil from.",
+    )
+    distillation: DistillationSpec | None = Field(default_factory=DistillationSpec)
+    evaluation: EvaluationSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        written = data.get("synthesis")
+        if written is None and data.get("shards") is None:
+            written = {}
+        if not isinstance(written, dict):
+            return data
+        teacher = data.get("teacher")
+        arch = teacher.get("arch") if isinstance(teacher, dict) else None
+        return {**data, "synthesis": fill_from_preset(written, arch)}
+
+    @model_validator(mode="after")
+    def _crops_fit_the_images(self) -> Self:
+        smallest = min(self.teacher.input.height, self.teacher.input.width)
+        for name, part in (("synthesis", self.synthesis), ("distillation", self.distillation)):
+            augmentation = getattr(part, "augmentation", None)
+            if augmentation is not None and augmentation.crop_padding > smallest:
+                raise invalid(f"{name}.augmentation.crop_padding", f"must not exceed the image size ({smallest})")
+        return self
+
+    @model_validator(mode="after")
+    def _check_parts_fit(self) -> Self:
+        if self.shards is not None and self.synthesis is not None:
+            raise invalid("shards", "give either `shards` or `synthesis`, not both")
+        if self.distillation is None:
+            if self.shards is not None:
+                raise invalid("distillation", "`shards` without distillation leaves nothing to do")
+            if self.evaluation is not None:
+                raise invalid("evaluation", "there is no student to measure when `distillation` is null")
+            if self.student is not None:
+                raise invalid("student", "there is no student to train when `distillation` is null; leave it out")
+            return self
+        if self.student is None:
+            raise invalid("student", "is required unless `distillation` is null")
+        if self.distillation.pacing == "lockstep":
+            if self.synthesis is None:
+                raise invalid("distillation.pacing", "`lockstep` needs a synthesis to keep step with")
+            if self.synthesis.partitions != 1:
+                raise invalid("synthesis.partitions", "must be 1 with `lockstep` pacing")
+        return self._with_resolved_steps(self.distillation)
+
+    def _with_resolved_steps(self, distillation: DistillationSpec) -> Self:
+        """Steps follow from the batches in lockstep, and by default otherwise; they are stored as a number."""
+        if self.synthesis is None:
+            if distillation.steps is None:
+                raise invalid("distillation.steps", "is required with `shards`")
+            if distillation.warmup_batches is not None:
+                raise invalid("distillation.warmup_batches", "has no meaning with `shards`; leave it out")
+            return self
+        batches = self.synthesis.total_batches
+        warmup = distillation.warmup_batches
+        if warmup is None:
+            warmup = min(20, batches // 10)
+        after_warmup = batches - warmup
+        if after_warmup <= 0:
+            raise invalid("distillation.warmup_batches", f"must be below the {batches} batches of the job")
+        derived = after_warmup * distillation.steps_per_batch
+        if distillation.pacing == "lockstep" and distillation.steps not in (None, derived):
+            raise invalid("distillation.steps", f"follows from the batches in lockstep ({derived}); leave it out")
+        resolved = {"steps": distillation.steps or derived, "warmup_batches": warmup}
+        # The instance is frozen for everyone else; validation is where it comes to be.
+        object.__setattr__(self, "distillation", distillation.model_copy(update=resolved))
+        return self

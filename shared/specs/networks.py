@@ -1,0 +1,101 @@
+"""Teacher and student: how each is built, where its weights are, and the images that they take."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from shared.specs.architectures import check_architecture
+from shared.specs.base import Spec, StoragePath, invalid
+
+MAX_IMAGE_VALUES = 3 * 2048 * 2048
+"""Largest channels × height × width of one image."""
+
+
+class InputSpec(Spec):
+    """The images that the teacher takes: their shape and the normalisation it was trained with."""
+
+    channels: int = Field(3, ge=1, le=64, description="Colour channels.")
+    height: int = Field(32, ge=4, le=2048, description="Height in pixels.")
+    width: int = Field(32, ge=4, le=2048, description="Width in pixels.")
+    mean: tuple[float, ...] = Field(
+        (0.0,), description="Per-channel mean that is subtracted from pixels in [0, 1]; one value serves all channels."
+    )
+    std: tuple[float, ...] = Field(
+        (1.0,), description="Per-channel standard deviation that pixels are divided by; one value serves all channels."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_single_values(cls, data: Any) -> Any:
+        """One mean or std for all channels is written out, so that the stored spec is explicit."""
+        if not isinstance(data, dict):
+            return data
+        channels = data.get("channels", 3)
+        spread = dict(data)
+        for name, default in (("mean", 0.0), ("std", 1.0)):
+            value = data.get(name, default)
+            value = [value] if isinstance(value, (int, float)) else value
+            if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(channels, int) and channels <= 64:
+                spread[name] = list(value) * max(channels, 1)
+        return spread
+
+    @model_validator(mode="after")
+    def _check_normalisation(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise invalid(
+                    f"input.{name}", f"has {len(values)} values for {self.channels} channels; give one, or one each"
+                )
+        if any(value <= 0 for value in self.std):
+            raise invalid("input.std", "must be above 0 in every channel")
+        if self.channels * self.height * self.width > MAX_IMAGE_VALUES:
+            raise invalid("input.height", f"channels × height × width must be at most {MAX_IMAGE_VALUES:,}")
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.channels, self.height, self.width
+
+
+class NetworkSpec(Spec):
+    """A network: how it is built and where its weights are."""
+
+    arch: str = Field(
+        max_length=200,
+        description="A name of GET /architectures, `torchvision:NAME`, `timm:NAME`, or `package.module:factory` "
+        "where the deployment allows that package.",
+    )
+    kwargs: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Further keyword arguments of the network's constructor."
+    )
+
+    @field_validator("arch")
+    @classmethod
+    def _known_architecture(cls, arch: str) -> str:
+        try:
+            check_architecture(arch)
+        except ValueError as error:
+            raise PydanticCustomError("unknown_architecture", "{message}", {"message": str(error)}) from error
+        return arch
+
+
+class TeacherSpec(NetworkSpec):
+    """The trained network to distil. Its training data is never needed."""
+
+    checkpoint: StoragePath = Field(
+        description="Path of its weights under the storage root: safetensors, or a torch file that loads weights-only."
+    )
+    num_classes: int = Field(ge=2, le=100_000, description="Classes that the network tells apart.")
+    input: InputSpec = Field(default_factory=InputSpec)
+
+
+class StudentSpec(NetworkSpec):
+    """The network to train. It takes the teacher's images and classes."""
+
+    checkpoint: StoragePath | None = Field(
+        None, description="Weights to start from, as for the teacher; without one it starts from its initialisation."
+    )

@@ -1,0 +1,118 @@
+"""How images are made: one class for each inversion method."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from shared.specs.augmentation import AugmentationSpec
+from shared.specs.base import MAX_IMAGES, Spec, invalid
+from shared.specs.presets import PresetName
+
+MAX_PARTITIONS = 1024
+
+
+class SynthesisBase(Spec):
+    """What every synthesis method has in common."""
+
+    preset: PresetName | None = Field(None, description="Named settings; fields written beside it win over it.")
+    num_images: int = Field(56_320, ge=1, le=MAX_IMAGES, description="Images to make in all.")
+    batch_size: int = Field(256, ge=2, le=65_536, description="Images inverted together.")
+    bn: float = Field(10.0, ge=0, le=1e6, description="Weight of the BatchNorm-statistics loss. 0 turns it off.")
+    one_hot: float = Field(0.4, ge=0, le=1e6, description="Weight of the cross-entropy to the target class.")
+    adversarial: float = Field(
+        1.1, ge=0, le=1e6, description="Weight of the disagreement with the newest student. 0 turns it off."
+    )
+    batches_per_shard: int = Field(1, ge=1, le=10_000, description="Batches in one shard file.")
+    image_format: Literal["png", "jpg", "npy"] = Field("png", description="File format of the images in a shard.")
+    partitions: int = Field(
+        1, ge=1, le=MAX_PARTITIONS, description="Independent generators that share the work; each occupies one worker."
+    )
+    max_backlog: int = Field(
+        16, ge=1, le=100_000, description="Shards that synthesis may be ahead of distillation before it waits."
+    )
+
+    @model_validator(mode="after")
+    def _every_partition_has_work(self) -> Self:
+        if self.partitions > self.num_images:
+            raise invalid("synthesis.partitions", f"must not exceed num_images ({self.num_images})")
+        return self
+
+    def images_of_partition(self, partition: int) -> int:
+        """Images that one partition makes; the shares differ by at most one."""
+        share, rest = divmod(self.num_images, self.partitions)
+        return share + (partition < rest)
+
+    @property
+    def images_per_shard(self) -> int:
+        """Images in every shard but a partition's last."""
+        return self.batch_size * self.batches_per_shard
+
+    @property
+    def total_batches(self) -> int:
+        """Batches over all partitions."""
+        return sum(math.ceil(self.images_of_partition(p) / self.batch_size) for p in range(self.partitions))
+
+
+class GeneratorSynthesis(SynthesisBase):
+    """Settings of the methods that train a generator (Fang et al., AAAI 2022, Algorithm 1)."""
+
+    steps: int = Field(5, ge=1, le=10_000, description="Inner steps per batch: the N of Fast-N.")
+    generator: Literal["standard", "deep"] = Field(
+        "standard", description="`standard` for small images; `deep` with a spatial latent for large ones."
+    )
+    generator_learning_rate: float = Field(3e-3, gt=0, le=10, description="Inner Adam step size of the generator.")
+    latent_learning_rate: float = Field(0.01, gt=0, le=10, description="Inner Adam step size of the latents.")
+    latent_dim: int = Field(256, ge=1, le=65_536, description="Length of a latent vector.")
+    generator_width: int = Field(64, ge=1, le=4_096, description="Channels of the generator's last hidden layer.")
+    bn_momentum: float = Field(
+        0.9, ge=0, lt=1, description="Share of the running average in the matched BatchNorm statistics."
+    )
+    match_targets: bool = Field(
+        True,
+        description="Deal the balanced targets of a batch out to the images that the teacher already sees as such. "
+        "Off, as in the paper, most labels of few-step images are not what the teacher sees.",
+    )
+    reset_first_layer_at_batch: int | None = Field(
+        140, ge=1, description="Batch of a partition before which the generator's first layer is re-initialised once."
+    )
+    augmentation: AugmentationSpec = Field(default_factory=AugmentationSpec)
+
+
+class FastMetaSynthesis(GeneratorSynthesis):
+    """Fast DFKD: the generator is meta-learned, so a few steps from its weights invert a whole batch."""
+
+    method: Literal["fast-meta"] = "fast-meta"
+    meta_gradient: Literal["fomaml", "reptile"] = Field(
+        "fomaml", description="How the inner loop's result moves the generator."
+    )
+
+
+class FastSynthesis(GeneratorSynthesis):
+    """The paper's ablation: the adapted generator is carried over as it is, with no meta step."""
+
+    method: Literal["fast"] = "fast"
+
+
+class DeepInversionSynthesis(SynthesisBase):
+    """DeepInversion (Yin et al., CVPR 2020): pixels are optimised directly, thousands of steps a batch."""
+
+    method: Literal["deepinversion"] = "deepinversion"
+    steps: int = Field(2000, ge=1, le=1_000_000, description="Optimiser steps per batch.")
+    learning_rate: float = Field(0.1, gt=0, le=10, description="Adam step size of the pixels.")
+    one_hot: float = Field(1.0, ge=0, le=1e6, description="Weight of the cross-entropy to the target class.")
+    adversarial: float = Field(
+        1.0, ge=0, le=1e6, description="Weight of the Jensen-Shannon disagreement with the newest student."
+    )
+    total_variation: float = Field(
+        0.01, ge=0, le=1e6, description="Weight of the mean absolute difference of neighbouring pixels."
+    )
+    l2: float = Field(3e-8, ge=0, le=1e6, description="Weight of the squared norm of the images.")
+    jitter: int = Field(2, ge=0, le=256, description="Largest random shift in pixels.")
+    horizontal_flip: bool = Field(True, description="Mirror half of the images in every step.")
+
+
+SynthesisSpec = Annotated[FastMetaSynthesis | FastSynthesis | DeepInversionSynthesis, Field(discriminator="method")]
+SYNTHESIS_METHODS = ("fast-meta", "fast", "deepinversion")

@@ -1,0 +1,81 @@
+"""Deleting jobs, and tidying up after processes that could not do so themselves.
+
+A job is deleted in two steps of which the first decides: its keys go in one script, which notes the id, and
+from then on nobody can see or touch the job; then its folder goes. A crash in between leaves the note, and
+whoever sweeps next finishes. ``sweep`` also removes what killed workers left: working files of jobs that
+have ended (but for the newest checkpoints of those that may be retried), shards that never counted, unfinished
+files, consumers of the queues. Idle workers sweep, one of them a minute.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from shared.broker import Broker
+from shared.storage import Storage, job_paths, scratch
+
+logger = structlog.get_logger()
+
+SWEEP_SECONDS = 60.0
+UNFINISHED_FILES_SECONDS = 3600.0
+"""Age of a temporary file that nobody can still be writing."""
+
+CONSUMER_SECONDS = 3600.0
+
+
+def delete_job(broker: Broker, storage: Storage, job_id: str) -> None:
+    """Removes a finished job: keys, shards, student, everything.
+
+    Raises:
+        KeyError: there is no such job.
+        JobUnfinished: it has not ended, or a worker is about to let go of it.
+        OSError: the storage failed; the job is gone for everybody and the next sweep removes its files.
+    """
+    broker.retention.delete(job_id, lease_seconds=broker.leases.lease_seconds)
+    _delete_files(broker, storage, job_id)
+
+
+def sweep(broker: Broker, storage: Storage, *, older_than_seconds: float = UNFINISHED_FILES_SECONDS) -> None:
+    """Tidies up once. Every step can be repeated, by several processes at a time.
+
+    Args:
+        broker: of the deployment.
+        storage: of the deployment.
+        older_than_seconds: age from which an unfinished file counts as left by a killed process.
+    """
+    for job_id in broker.retention.deleted():
+        _delete_files(broker, storage, job_id)
+    for job_id in broker.retention.untidy():
+        _tidy(broker, storage, job_id)
+    storage.remove_stale_temporaries(older_than_seconds=older_than_seconds)
+    broker.retention.forget_consumers(idle_seconds=CONSUMER_SECONDS)
+    scratch.remove_abandoned()
+
+
+def _tidy(broker: Broker, storage: Storage, job_id: str) -> None:
+    """Removes what an ended job has no use for. A retry may begin at any moment of it.
+
+    So only files go that were there before the job was found to be at rest: later ones, under new names, are of the
+    workers that go on with it. What they go on from stays, as long as the job has not succeeded.
+    """
+    listed_at = time.time()
+    present = storage.list(job_paths.folder(job_id))
+    job = broker.retention.at_rest(job_id, lease_seconds=broker.leases.lease_seconds)
+    if job is None:
+        return
+    work, shards = f"{job_paths.work(job_id)}/", f"{job_paths.shards(job_id)}/"
+    counted = {f"{shards}{name}" for each in broker.streams.shards(job_id) for name in (each.name, each.sidecar_name)}
+    for name in present:
+        if name.startswith((work, shards)) and name not in counted | job.needed:
+            storage.delete(name)
+    storage.remove_stale_temporaries(job_paths.folder(job_id), older_than_seconds=time.time() - listed_at)
+    broker.retention.is_tidy(job)
+    logger.info("job_tidied", job=job_id)
+
+
+def _delete_files(broker: Broker, storage: Storage, job_id: str) -> None:
+    storage.delete_tree(job_paths.folder(job_id))
+    broker.retention.files_are_deleted(job_id)
+    logger.info("job_deleted", job=job_id)

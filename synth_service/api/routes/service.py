@@ -1,0 +1,150 @@
+"""The service itself: is it alive and ready, what does it offer, who works for it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+from anyio.to_thread import run_sync
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.specs.architectures import ARCHITECTURES, ZOOS
+from shared.specs.presets import DEFAULT_PRESET, PRESETS, TEACHER_WEIGHTS
+from shared.storage import Storage
+from synth_service.api.dependencies import BrokerInUse, SettingsInUse, StorageInUse
+from synth_service.api.problems import Problem, documented
+
+READY_WITHIN_SECONDS = 1.5
+"""Below the two seconds that orchestrators commonly wait for a probe."""
+
+router = APIRouter(tags=["service"])
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ArchitectureDetail(BaseModel):
+    """A network that jobs may name."""
+
+    name: str
+    family: str
+    description: str
+    arguments: dict[str, Any] = Field(description="What the name stands for; `kwargs` of the job may add to it.")
+
+
+class ArchitectureList(BaseModel):
+    """All networks with a name, and the forms for those from elsewhere."""
+
+    data: list[ArchitectureDetail]
+    forms: list[str] = Field(description="Other ways to write `arch`.")
+
+
+class Preset(BaseModel):
+    """Settings of `synthesis` under a name. Fields that a job writes win over them."""
+
+    name: str
+    is_default: bool
+    settings: dict[str, Any]
+    by_teacher: dict[str, dict[str, float]] = Field(description="Settings that depend on `teacher.arch`.")
+
+
+class PresetList(BaseModel):
+    """All presets."""
+
+    data: list[Preset]
+
+
+class WorkerDetail(BaseModel):
+    """A worker that was heard of lately. Workers may tell more of themselves than is named here."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    role: str | None = None
+    job: str | None = Field(None, description="The job it works on; empty when idle.")
+    at: float | None = Field(None, description="Unix time of its last sign of life.")
+
+
+class WorkerList(BaseModel):
+    """All workers."""
+
+    data: list[WorkerDetail]
+
+
+@router.get("/healthz", response_model=Health, summary="Alive?")
+async def healthz() -> Health:
+    """Answers while the process lives, whatever becomes of Redis and the storage."""
+    return Health()
+
+
+@router.get("/readyz", response_model=Health, responses=documented(), summary="Ready?")
+async def readyz(broker: BrokerInUse, storage: StorageInUse) -> Health:
+    """Whether jobs can be taken: Redis answers and the storage can be written. 503 with the reason if not."""
+    probes = (
+        ("redis_unavailable", "Redis", broker.jobs.ping),
+        ("storage_unavailable", "The storage", lambda: _check_storage(storage)),
+    )
+    reasons: dict[str, str] = {}
+
+    async def run(code: str, what: str, probe: Callable[[], object]) -> None:
+        try:
+            with anyio.fail_after(READY_WITHIN_SECONDS):
+                await run_sync(probe, abandon_on_cancel=True)
+        except TimeoutError:
+            reasons[code] = f"{what} did not answer within {READY_WITHIN_SECONDS:g} s."
+        except Exception as error:  # whatever the reason is, it is the answer
+            reasons[code] = f"{what} cannot be used ({type(error).__name__}: {error})."
+
+    async with anyio.create_task_group() as tasks:
+        for each in probes:
+            tasks.start_soon(run, *each)
+    for code, *_ in probes:
+        if code in reasons:
+            raise Problem(503, code, " ".join(reasons[key] for key in sorted(reasons)), headers={"Retry-After": "2"})
+    return Health()
+
+
+def _check_storage(storage: Storage) -> None:
+    """Raises what real work would meet. A folder that has gone is a disk that has: writing would make a new one."""
+    if "://" not in storage.root and not Path(storage.root).is_dir():
+        raise FileNotFoundError(f"the folder {storage.root} is gone")
+    storage.check_writable()
+
+
+@router.get("/architectures", response_model=ArchitectureList, summary="Networks that jobs may name")
+async def list_architectures(settings: SettingsInUse) -> ArchitectureList:
+    """Networks by name. Further ones come from torchvision, timm, or packages that the operator allows."""
+    data = [
+        ArchitectureDetail(name=name, family=each.family, description=each.description, arguments=dict(each.arguments))
+        for name, each in ARCHITECTURES.items()
+    ]
+    forms = [f"{zoo}:NAME" for zoo in ZOOS] + [f"{package}:FACTORY" for package in settings.allowed_factories]
+    return ArchitectureList(data=data, forms=forms)
+
+
+@router.get("/presets", response_model=PresetList, summary="Named settings of `synthesis`")
+async def list_presets() -> PresetList:
+    """Presets for `synthesis.preset`."""
+    return PresetList(
+        data=[
+            Preset(
+                name=name,
+                is_default=name == DEFAULT_PRESET,
+                settings=dict(settings),
+                by_teacher={arch: dict(each) for arch, each in TEACHER_WEIGHTS.items()}
+                if settings["method"] == "fast-meta" and "one_hot" not in settings
+                else {},
+            )
+            for name, settings in PRESETS.items()
+        ]
+    )
+
+
+@router.get("/workers", response_model=WorkerList, responses=documented(), summary="Workers")
+def list_workers(broker: BrokerInUse) -> WorkerList:
+    """Workers that were heard of within the last minute."""
+    return WorkerList(data=[WorkerDetail.model_validate(each) for each in broker.streams.workers()])

@@ -1,0 +1,285 @@
+"""The client for scripts: ``with Client() as client: job = client.jobs.create(spec).wait(progress=True)``.
+
+Nothing is decided here. Each method runs the one of the same name of ``AsyncJobs``, ``AsyncModels`` or
+``AsyncService``, where it is described, over a transport that blocks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import PrivateAttr
+
+from shared.jobs import Event, JobRecord, State
+from shared.shards.manifest import ShardManifest
+from shared.specs import JobSpec
+from synth_service.client.answers import JobPage, MetricRow, ModelDetail, Poll, ValidatedJob, WorkerDetail
+from synth_service.client.connection import Connection, Retry
+from synth_service.client.errors import JobNotSucceeded
+from synth_service.client.jobs import LARGEST_PAGE, AsyncJobs
+from synth_service.client.progress import Display
+from synth_service.client.service import (
+    DEFAULT_RETRIES,
+    DEFAULT_TIMEOUT_SECONDS,
+    AsyncModels,
+    AsyncService,
+    key_of,
+    url_of,
+)
+from synth_service.client.transports import BlockingTransport, iterate, run
+from synth_service.client.waiting import PATIENCE_SECONDS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Job(JobRecord):
+    """A job as it was when it was asked for, with what can be done with it."""
+
+    _jobs: Jobs = PrivateAttr()
+
+    @classmethod
+    def bound(cls, fields: Mapping[str, Any], jobs: Jobs) -> Self:
+        """A job of these jobs."""
+        job = cls.model_validate(fields)
+        job._jobs = jobs
+        return job
+
+    def refresh(self) -> Job:
+        """The job as it is now."""
+        return self._jobs.get(self.id)
+
+    def wait(self, *, progress: bool | Display = False, timeout: float | None = None) -> Job:
+        """See ``AsyncJobs.wait``."""
+        return self._jobs.wait(self.id, progress=progress, timeout=timeout)
+
+    def cancel(self) -> Job:
+        """See ``AsyncJobs.cancel``."""
+        return self._jobs.cancel(self.id)
+
+    def retry(self) -> Job:
+        """See ``AsyncJobs.retry``."""
+        return self._jobs.retry(self.id)
+
+    def delete(self) -> None:
+        """See ``AsyncJobs.delete``."""
+        self._jobs.delete(self.id)
+
+    def events(self, *, after: str | None = None, follow: bool = True) -> Iterator[Event]:
+        """See ``AsyncJobs.events``."""
+        return self._jobs.events(self.id, after=after, follow=follow)
+
+    def download_dataset(self, folder: Path | str) -> Sequence[str]:
+        """See ``AsyncJobs.download_dataset``."""
+        return self._jobs.download_dataset(self.id, folder)
+
+    def student(self, *, allowed_factories: Sequence[str] = ()) -> nn.Module:
+        """See ``AsyncJobs.student``."""
+        return self._jobs.student(self.id, allowed_factories=allowed_factories)
+
+    def ensure_succeeded(self) -> Self:
+        """The job itself. Raises JobNotSucceeded unless it has succeeded."""
+        if self.state is not State.SUCCEEDED:
+            raise JobNotSucceeded(self)
+        return self
+
+
+class Jobs:
+    """The jobs of a service; see ``AsyncJobs``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._calls: AsyncJobs[Job] = AsyncJobs(connection, lambda fields: Job.bound(fields, self))
+
+    def create(self, spec: Mapping[str, Any] | JobSpec, *, idempotency_key: str | None = None) -> Job:
+        """See ``AsyncJobs.create``."""
+        return run(self._calls.create(spec, idempotency_key=idempotency_key))
+
+    def validate(self, spec: Mapping[str, Any] | JobSpec) -> ValidatedJob:
+        """See ``AsyncJobs.validate``."""
+        return run(self._calls.validate(spec))
+
+    def get(self, job_id: str) -> Job:
+        """See ``AsyncJobs.get``."""
+        return run(self._calls.get(job_id))
+
+    def poll(self, job_id: str) -> Poll[Job]:
+        """See ``AsyncJobs.poll``."""
+        return run(self._calls.poll(job_id))
+
+    def list(
+        self, *, status: str | None = None, name: str | None = None, limit: int | None = None, after: str | None = None
+    ) -> JobPage[Job]:
+        """See ``AsyncJobs.list``."""
+        return run(self._calls.list(status=status, name=name, limit=limit, after=after))
+
+    def iterate(
+        self, *, status: str | None = None, name: str | None = None, page_size: int = LARGEST_PAGE
+    ) -> Iterator[Job]:
+        """See ``AsyncJobs.iterate``."""
+        return iterate(self._calls.iterate(status=status, name=name, page_size=page_size))
+
+    def cancel(self, job_id: str) -> Job:
+        """See ``AsyncJobs.cancel``."""
+        return run(self._calls.cancel(job_id))
+
+    def retry(self, job_id: str) -> Job:
+        """See ``AsyncJobs.retry``."""
+        return run(self._calls.retry(job_id))
+
+    def delete(self, job_id: str) -> None:
+        """See ``AsyncJobs.delete``."""
+        run(self._calls.delete(job_id))
+
+    def wait(
+        self,
+        job_id: str,
+        *,
+        progress: bool | Display = False,
+        timeout: float | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> Job:
+        """See ``AsyncJobs.wait``."""
+        return run(self._calls.wait(job_id, progress=progress, timeout=timeout, patience_seconds=patience_seconds))
+
+    def events(
+        self,
+        job_id: str,
+        *,
+        after: str | None = None,
+        follow: bool = True,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> Iterator[Event]:
+        """See ``AsyncJobs.events``."""
+        return iterate(self._calls.events(job_id, after=after, follow=follow, patience_seconds=patience_seconds))
+
+    def metrics(
+        self,
+        job_id: str,
+        *,
+        after: str | None = None,
+        since_step: int | None = None,
+        task: str | None = None,
+        points: int | None = None,
+    ) -> Sequence[MetricRow]:
+        """See ``AsyncJobs.metrics``."""
+        return run(self._calls.metrics(job_id, after=after, since_step=since_step, task=task, points=points))
+
+    def shards(self, job_id: str) -> Sequence[ShardManifest]:
+        """See ``AsyncJobs.shards``."""
+        return run(self._calls.shards(job_id))
+
+    def download_shard(self, manifest: ShardManifest, target: Path | str) -> None:
+        """See ``AsyncJobs.download_shard``."""
+        run(self._calls.download_shard(manifest, target))
+
+    def download_student(self, job_id: str, target: Path | str, *, format: str | None = None) -> None:
+        """See ``AsyncJobs.download_student``."""
+        run(self._calls.download_student(job_id, target, format=format))
+
+    def download_grid(self, job_id: str, target: Path | str) -> None:
+        """See ``AsyncJobs.download_grid``."""
+        run(self._calls.download_grid(job_id, target))
+
+    def download_dataset(
+        self, job_id: str, folder: Path | str, *, say: Callable[[str], None] | None = None
+    ) -> Sequence[str]:
+        """See ``AsyncJobs.download_dataset``."""
+        return run(self._calls.download_dataset(job_id, folder, say=say))
+
+    def student(self, job_id: str, *, allowed_factories: Sequence[str] = ()) -> nn.Module:
+        """See ``AsyncJobs.student``."""
+        return run(self._calls.student(job_id, allowed_factories=allowed_factories))
+
+
+class Models:
+    """Checkpoints that clients upload; see ``AsyncModels``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._calls = AsyncModels(connection)
+
+    def upload(self, path: Path | str, *, name: str | None = None) -> ModelDetail:
+        """See ``AsyncModels.upload``."""
+        return run(self._calls.upload(path, name=name))
+
+    def get(self, model_id: str) -> ModelDetail:
+        """See ``AsyncModels.get``."""
+        return run(self._calls.get(model_id))
+
+    def list(self) -> Sequence[ModelDetail]:
+        """See ``AsyncModels.list``."""
+        return run(self._calls.list())
+
+    def delete(self, model_id: str) -> None:
+        """See ``AsyncModels.delete``."""
+        run(self._calls.delete(model_id))
+
+
+class Client:
+    """A service; a context manager.
+
+    Args:
+        url: address of the API; else that of ``DFKD_URL``, else this machine's.
+        api_key: else that of ``DFKD_API_KEY``.
+        timeout_seconds: longest silence before a request counts as unanswered.
+        retries: tries after the first, where trying again can do no harm.
+        on_retry: is told of each.
+        sleep: waits between tries and polls; what it raises ends the call.
+
+    Raises:
+        ValueError: the address is no http:// or https:// URL.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        retries: int = DEFAULT_RETRIES,
+        on_retry: Callable[[Retry], None] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        connection = Connection(
+            BlockingTransport(timeout_seconds, sleep),
+            url_of(url),
+            api_key=key_of(api_key),
+            timeout_seconds=timeout_seconds,
+            retries=retries,
+            on_retry=on_retry,
+        )
+        self._calls = AsyncService(connection)
+        self.url = connection.url
+        self.jobs = Jobs(connection)
+        self.models = Models(connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        run(self._calls.close())
+
+    def workers(self) -> Sequence[WorkerDetail]:
+        """See ``AsyncService.workers``."""
+        return run(self._calls.workers())
+
+    def architectures(self) -> Sequence[dict[str, Any]]:
+        """See ``AsyncService.architectures``."""
+        return run(self._calls.architectures())
+
+    def presets(self) -> Sequence[dict[str, Any]]:
+        """See ``AsyncService.presets``."""
+        return run(self._calls.presets())
+
+    def check_ready(self) -> None:
+        """See ``AsyncService.check_ready``."""
+        run(self._calls.check_ready())

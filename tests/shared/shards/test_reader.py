@@ -1,0 +1,189 @@
+"""Datasets from outside: every format they come in is read, and every flaw is named with its sample."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from shared.errors import UserError
+from shared.shards.reader import UNLABELLED, count_samples, iter_samples
+from tests.shared.samples import batch, shard
+
+GREY = np.arange(35, dtype=np.uint8).reshape(5, 7) * 7
+COLOUR = np.stack([GREY, 255 - GREY, GREY // 2], -1)
+
+
+def encoded(pixels: np.ndarray, image_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def tar_of(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def read(path: Path, shape: tuple[int, int, int] = (1, 5, 7), **options: object) -> tuple[np.ndarray, np.ndarray]:
+    (samples,) = iter_samples([path], shape, **options)
+    return samples
+
+
+def error_of(path: Path, shape: tuple[int, int, int] = (1, 5, 7), **options: object) -> UserError:
+    with pytest.raises(UserError) as caught:
+        list(iter_samples([path], shape, **options))
+    return caught.value
+
+
+def test_a_tar_of_stock_webdataset_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "stock.tar"
+    with webdataset.TarWriter(str(path)) as writer:
+        for i in range(3):
+            writer.write({"__key__": f"sub/{i:03d}", "png": Image.fromarray(COLOUR + np.uint8(i)), "cls": i})
+    images, targets = read(path, (3, 5, 7), require_labels=True)
+    np.testing.assert_array_equal(images[2], (COLOUR + np.uint8(2)).transpose(2, 0, 1))
+    np.testing.assert_array_equal(targets, [0, 1, 2])
+
+
+@pytest.mark.parametrize("extension", ["png", "PNG", "webp", "jpg", "jpeg"])
+def test_picture_formats(tmp_path: Path, extension: str) -> None:
+    name = {"jpg": "jpeg"}.get(extension.lower(), extension)
+    options = {"lossless": True} if name == "webp" else {}
+    images, targets = read(tar_of(tmp_path / "a.tar", {f"x.{extension}": encoded(COLOUR, name, **options)}), (3, 5, 7))
+    if name != "jpeg":
+        np.testing.assert_array_equal(images[0], COLOUR.transpose(2, 0, 1))
+    assert images.shape == (1, 3, 5, 7)
+    assert targets.tolist() == [UNLABELLED]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays(tmp_path: Path, order: str) -> None:
+    array = np.asarray(np.arange(2 * 5 * 7, dtype=np.uint8).reshape(2, 5, 7), order=order)
+    images, _ = read(tar_of(tmp_path / "a.tar", {"x.npy": npy(array)}), (2, 5, 7))
+    np.testing.assert_array_equal(images[0], array)
+
+
+def test_grey_and_colour_are_converted_to_what_the_teacher_takes(tmp_path: Path) -> None:
+    grey, _ = read(tar_of(tmp_path / "a.tar", {"x.png": encoded(COLOUR, "png")}), (1, 5, 7))
+    np.testing.assert_array_equal(grey[0, 0], np.asarray(Image.fromarray(COLOUR).convert("L")))
+    colour, _ = read(tar_of(tmp_path / "b.tar", {"x.png": encoded(GREY, "png")}), (3, 5, 7))
+    np.testing.assert_array_equal(colour[0], np.stack([GREY] * 3))
+
+
+def test_other_members_are_skipped(tmp_path: Path) -> None:
+    members = {
+        "README": b"no extension",
+        "./a.json": b"{}",
+        "./a.png": encoded(GREY, "png"),
+        "./a.cls": b" 4\n",
+        "./a.thumbnail.png": b"another field",
+    }
+    images, targets = read(tar_of(tmp_path / "a.tar", members))
+    assert len(images) == 1
+    assert targets.tolist() == [4]
+
+
+def test_batches_run_across_tars_and_keep_their_content(tmp_path: Path) -> None:
+    first, second = batch(5, seed=1), batch(6, seed=2)
+    paths = [shard(tmp_path, first, index=0)[0], shard(tmp_path, second, index=1)[0]]
+    batches = list(iter_samples(paths, (1, 5, 7), batch_size=4))
+    assert [len(part.images) for part in batches] == [4, 4, 3]
+    np.testing.assert_array_equal(
+        np.concatenate([part.images for part in batches]), np.concatenate([first.images, second.images])
+    )
+
+
+def test_wrong_size_names_the_sample_and_both_sizes(tmp_path: Path) -> None:
+    error = error_of(tar_of(tmp_path / "a.tar", {"cat/7.png": encoded(GREY, "png")}), (1, 32, 16))
+    assert error.code == "dataset_wrong_image_size"
+    assert "cat/7.png" in error.message
+    assert "5×7" in error.message
+    assert "32×16" in error.message
+
+
+def test_a_picture_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    bomb = encoded(np.zeros((8000, 8000), np.uint8), "png")
+    assert error_of(tar_of(tmp_path / "a.tar", {"x.png": bomb})).code == "dataset_wrong_image_size"
+
+
+def test_an_array_that_claims_a_huge_shape_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (1 << 50,)})
+    assert error_of(tar_of(tmp_path / "a.tar", {"x.npy": header.getvalue()})).code == "dataset_wrong_image_size"
+
+
+@pytest.mark.parametrize(
+    ("members", "options", "code"),
+    [
+        ({"x.cls": b"1"}, {}, "dataset_without_images"),
+        ({"x.txt": b"1"}, {}, "dataset_without_images"),
+        ({}, {}, "dataset_without_images"),
+        ({"x.png": b"not a png"}, {}, "unreadable_dataset"),
+        ({"x.png": encoded(GREY, "png")[:-30]}, {}, "unreadable_dataset"),
+        ({"x.png": encoded(GREY.astype(np.uint16) * 256, "png")}, {}, "unreadable_dataset"),
+        ({"x.npy": b"\x93NUMPY\x09\x00"}, {}, "unreadable_dataset"),
+        ({"x.npy": npy(GREY[None])[:-1]}, {}, "unreadable_dataset"),
+        ({"x.npy": npy(GREY[None].astype(np.float32))}, {}, "unreadable_dataset"),
+        ({"x.npy": npy(np.array([{}], dtype=object))}, {}, "unreadable_dataset"),
+        ({"x.npy": npy(GREY)}, {}, "dataset_wrong_image_size"),
+        ({"x.png": encoded(GREY, "png")}, {"require_labels": True}, "dataset_without_labels"),
+        ({"x.png": encoded(GREY, "png"), "x.cls": b"cat"}, {}, "unreadable_dataset"),
+        ({"x.png": encoded(GREY, "png"), "x.cls": b"-1"}, {}, "dataset_label_out_of_range"),
+        ({"x.png": encoded(GREY, "png"), "x.cls": b"10"}, {"num_classes": 10}, "dataset_label_out_of_range"),
+        ({"x.png": encoded(GREY, "png")}, {"shape": (5, 5, 7)}, "image_format_cannot_hold_channels"),
+    ],
+)
+def test_flaws_have_codes(tmp_path: Path, members: dict[str, bytes], options: dict[str, object], code: str) -> None:
+    error = error_of(tar_of(tmp_path / "data.tar", members), **options)
+    assert error.code == code
+    assert "data.tar" in error.message
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, b"\x1f\x8b" + bytes(600)])
+def test_what_is_no_tar_is_unreadable(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "data.tar"
+    path.write_bytes(content)
+    assert error_of(path).code == "unreadable_dataset"
+
+
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    path, _ = shard(tmp_path, batch(6))
+    with tarfile.open(path) as tar:
+        offset = tar.getmembers()[9].offset
+    data = bytearray(path.read_bytes())
+    data[offset + 5] ^= 1
+    path.write_bytes(data)
+    with tarfile.open(path) as tar:
+        assert len(tar.getnames()) == 9, "tarfile stops without a word"
+    assert error_of(path).code == "unreadable_dataset"
+
+
+def test_a_tar_cut_inside_a_member_is_unreadable(tmp_path: Path) -> None:
+    path, _ = shard(tmp_path, batch(6))
+    with tarfile.open(path) as tar:
+        cut = tar.getmembers()[9].offset_data + 10
+    path.write_bytes(path.read_bytes()[:cut])
+    assert error_of(path).code == "unreadable_dataset"
+
+
+def test_a_missing_tar_is_file_not_found(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(iter_samples([tmp_path / "no.tar"], (1, 5, 7)))
+
+
+def test_samples_are_counted(tmp_path: Path) -> None:
+    assert count_samples(shard(tmp_path, batch(11))[0]) == 11

@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from shared.networks.building import build_network
+from shared.networks.fingerprints import fingerprints
+from shared.specs import InputSpec, NetworkSpec
+from shared.specs.architectures import ARCHITECTURES
+from shared.weight_files.fingerprints import Likeness, known, recognise
+from shared.weight_files.inspection import inspect
+
+
+def test_the_file_is_up_to_date() -> None:
+    archs = ["resnet8", "wrn16_1", "vgg8", "resnet18", "torchvision:resnet18"]
+    stored = {each: (names, each.shapes) for names, alike in known().items() for each in alike if each.arch in archs}
+    fresh = fingerprints(iter(archs))
+    assert {(each.arch, names, each.shapes) for each, (names, _) in stored.items()} == {
+        (alike[0], names, alike[3]) for names, all_alike in fresh.items() for alike in all_alike
+    }
+    assert {each.arch for each in stored} == set(archs)
+
+
+def test_every_named_network_is_known() -> None:
+    found = {each.arch for alike in known().values() for each in alike}
+    assert set(ARCHITECTURES) - found == {"wide_resnet", "resnet_cifar"}
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch", "data-parallel"])
+@pytest.mark.parametrize("arch", ["resnet20", "wrn16_2", "vgg8", "torchvision:resnet18"])
+def test_a_network_is_recognised_whatever_its_classes_and_channels(tmp_path: Path, arch: str, form: str) -> None:
+    channels, size = (3, 64) if ":" in arch else (2, 32)
+    spec, input = NetworkSpec(arch=arch), InputSpec(channels=channels, height=size, width=size)
+    network = build_network(spec, num_classes=7, input=input)
+    path = tmp_path / "weights"
+    if form == "safetensors":
+        save_file(network.state_dict(), path)
+    else:
+        torch.save((torch.nn.DataParallel(network) if form == "data-parallel" else network).state_dict(), path)
+    assert recognise(inspect(path).tensors) == Likeness((arch,), 7, channels)
+
+
+def test_an_unknown_network_is_not_recognised(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 5))
+    torch.save(network.state_dict(), tmp_path / "weights")
+    assert recognise(inspect(tmp_path / "weights").tensors) == Likeness((), 5, None)
+    assert recognise([]) == Likeness()

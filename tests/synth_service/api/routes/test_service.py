@@ -1,0 +1,54 @@
+import shutil
+
+from starlette.testclient import TestClient
+
+from shared.broker import Broker
+from shared.settings import Settings
+from shared.specs.architectures import ARCHITECTURES
+from shared.specs.presets import PRESETS
+from shared.storage import Storage
+from synth_service.api.app import create_app
+from tests.conftest import free_port
+from tests.synth_service.api.test_problems import problem
+
+
+def test_it_is_healthy_and_ready(client: TestClient) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ok"}
+
+
+def test_without_redis_it_is_healthy_but_not_ready_and_every_call_is_503(settings: Settings) -> None:
+    away = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{free_port()}"})
+    with TestClient(create_app(away)) as client:
+        assert client.get("/healthz").status_code == 200
+        assert "Redis" in problem(client.get("/readyz"), 503, "redis_unavailable").detail
+        response = client.get("/jobs")
+        problem(response, 503, "redis_unavailable")
+        assert "retry-after" in response.headers
+
+
+def test_a_storage_folder_that_has_gone_is_not_ready_and_is_not_made_again(
+    client: TestClient, storage: Storage
+) -> None:
+    shutil.rmtree(storage.root)
+    found = problem(client.get("/readyz"), 503, "storage_unavailable")
+    assert "gone" in found.detail
+    assert client.get("/readyz").status_code == 503
+
+
+def test_architectures_and_presets_are_listed(client: TestClient) -> None:
+    architectures = client.get("/architectures").json()
+    assert [each["name"] for each in architectures["data"]] == list(ARCHITECTURES)
+    assert "torchvision:NAME" in architectures["forms"]
+    presets = client.get("/presets").json()["data"]
+    assert [each["name"] for each in presets] == list(PRESETS)
+    assert [each["name"] for each in presets if each["is_default"]] == ["fast-5"]
+
+
+def test_workers_are_listed_with_what_they_tell_of_themselves(client: TestClient, broker: Broker) -> None:
+    broker.streams.register_worker("b", {"role": "synthesis", "job": "", "at": 1.5, "device": "cpu"}, ttl_seconds=60)
+    broker.streams.register_worker("a", {"role": "distillation", "job": "job-1", "at": 2}, ttl_seconds=60)
+    assert client.get("/workers").json()["data"] == [
+        {"name": "a", "role": "distillation", "job": "job-1", "at": 2.0},
+        {"name": "b", "role": "synthesis", "job": "", "at": 1.5, "device": "cpu"},
+    ]

@@ -1,0 +1,111 @@
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from shared.settings import Settings
+from synth_service.api.security import http_protocol
+from synth_service.api.security.http_protocol import LimitedHttpProtocol
+from tests.conftest import free_port
+from tests.synth_service.api.running import running
+from tests.waiting import wait_until
+
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@contextmanager
+def connected(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        yield connection
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """What the server sends until it closes."""
+    received = b""
+    try:
+        while piece := connection.recv(65536):
+            received += piece
+    except ConnectionResetError:
+        pass
+    return received
+
+
+@pytest.fixture
+def port(app: FastAPI) -> Iterator[int]:
+    """The application behind a real socket, in this process so that its limits can be lowered."""
+    port = free_port()
+    config = uvicorn.Config(app, port=port, log_config=None, http=LimitedHttpProtocol, timeout_keep_alive=60)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until(lambda: server.started)
+    yield port
+    server.should_exit = server.force_exit = True
+    thread.join()
+
+
+def test_a_head_of_a_permitted_length_is_read_however_it_is_cut(port: int) -> None:
+    head = REQUEST + b"X-Long: " + b"a" * 60_000 + b"\r\n\r\n"
+    with connected(port) as connection:
+        for _ in range(3):  # the limit is for each request and not for the connection
+            for start in range(0, len(head), 7_001):
+                connection.sendall(head[start : start + 7_001])
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "piece", [b"X-Many: a\r\n" * 1_000, b"a" * 10_000], ids=["many headers", "one that does not end"]
+)
+def test_a_head_without_end_is_cut_off(settings: Settings, tmp_path: Path, piece: bytes) -> None:
+    assert settings.redis_url is not None
+    variables = {"REDIS_URL": settings.redis_url, "DFKD_STORAGE": settings.storage}
+    with running(tmp_path / "log", **variables) as url:
+        port = int(url.rpartition(":")[2])
+        (process,) = [each for each in psutil.Process().children() if _listens(each, port)]
+        before = process.memory_info().rss
+        with connected(port) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
+            connection.sendall(REQUEST + b"X-One: " + piece * (100_000_000 // len(piece)))
+        assert process.memory_info().rss - before < 20_000_000
+        with connected(port) as connection:
+            connection.sendall(REQUEST + b"X-One: " + b"a" * 400_000)
+            answer = read_to_end(connection)
+            assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    return any(each.laddr.port == port for each in process.net_connections("tcp") if each.status == "LISTEN")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /heal", REQUEST, REQUEST + b"\r\n" + REQUEST], ids=repr)
+def test_a_head_that_takes_too_long_ends_the_connection(
+    port: int, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
+    with connected(port) as connection:
+        connection.sendall(sent)
+        answers = read_to_end(connection)  # runs into its own timeout if the server does not close
+    assert answers.count(b"HTTP/1.1 200 ") == sent.count(b"\r\n\r\n")
+
+
+def test_a_connection_may_idle_between_requests_and_an_answer_may_take_its_time(
+    port: int, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.05)
+    answering = threading.Event()
+
+    @app.get("/slow")
+    def slow() -> bool:
+        return answering.wait(0.2)
+
+    with connected(port) as connection:
+        connection.sendall(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert not answering.wait(0.2)
+        connection.sendall(REQUEST + b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
