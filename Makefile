@@ -15,7 +15,7 @@ help:
 	@echo "make chaos   ten minutes of real jobs while everything that can fail does"
 	@echo "make fuzz    thousands of generated requests against the real API"
 	@echo "make lint    ruff: rules and format; import contracts"
-	@echo "make types   mypy --strict"
+	@echo "make types   mypy --strict, tests included"
 	@echo "make format  rewrite the sources in the project's format"
 	@echo "make clean   remove .venv and everything that was generated"
 

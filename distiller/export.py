@@ -125,9 +125,9 @@ Run = Callable[[Tensor], Tensor]
 
 
 def _write_torchscript(network: nn.Module, examples: Tensor, path: Path, metadata: Mapping[str, str]) -> Run:
-    traced = torch.jit.trace(network, examples)  # type: ignore[no-untyped-call]
+    traced = torch.jit.trace(network, examples)
     torch.jit.save(traced, path, _extra_files={METADATA_FILE: json.dumps(dict(metadata)).encode()})
-    loaded: Run = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    loaded: Run = torch.jit.load(path, map_location="cpu")
     return loaded
 
 

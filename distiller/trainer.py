@@ -95,7 +95,7 @@ class Trainer:
                 group["lr"] = self.learning_rate
             self._optimizer.zero_grad(set_to_none=True)
             loss = self._loss(images)
-            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self._scaler.scale(loss).backward()
             self._scaler.step(self._optimizer)
             self._scaler.update()
         self._loss_sum += loss.detach()

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 Result = TypeVar("Result")
 
 
-def wait_until(condition: Callable[[], Result], timeout: float = 10.0) -> Result:
+def wait_until(condition: Callable[[], Result | Literal[False] | None], timeout: float = 10.0) -> Result:
     """What ``condition`` returns as soon as that is true, asked every few milliseconds.
 
     Args:

@@ -164,7 +164,7 @@ class Objective:
         """
         for parameter in parameters:
             parameter.grad = None
-        (evaluation.per_image.mean() * self.loss_scale).backward(inputs=parameters)  # type: ignore[no-untyped-call]
+        (evaluation.per_image.mean() * self.loss_scale).backward(inputs=parameters)
         if self.loss_scale != 1:
             torch._foreach_div_(gradients_of(parameters), self.loss_scale)
 

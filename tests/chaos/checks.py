@@ -72,7 +72,7 @@ def _counters(cluster: Cluster, record: JobRecord, server_forgot: bool) -> Itera
     stage = record.stages.synthesis
     shards = cluster.broker.streams.shards(record.id)
     assert stage is not None
-    counted = {
+    counted: dict[str, tuple[object, object]] = {
         "result.images": (result.get("images"), spec.synthesis.num_images),
         "synthesis.images": (stage.images, spec.synthesis.num_images),
         "synthesis.progress.done": (stage.progress.done, spec.synthesis.num_images),

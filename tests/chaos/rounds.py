@@ -10,6 +10,7 @@ import random
 import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -238,11 +239,11 @@ class Chaos:
         wait_for = time.monotonic() + LEASE_SECONDS
         sweep(cluster.broker, cluster.storage, older_than_seconds=0)
         # What killed processes left in their temporary folder, which here is not the test's own.
-        tempdir, scratch.tempfile.tempdir = scratch.tempfile.tempdir, str(cluster.folder / "tmp")
+        tempdir, tempfile.tempdir = tempfile.tempdir, str(cluster.folder / "tmp")
         try:
             scratch.remove_abandoned(older_than_seconds=0)
         finally:
-            scratch.tempfile.tempdir = tempdir
+            tempfile.tempdir = tempdir
         self.findings.problems += check_nothing_is_left(cluster, [])
         if any(cluster.storage.list("jobs")) or time.monotonic() < wait_for - 2 * LEASE_SECONDS:
             self.findings.problems.append(f"files of deleted jobs are left: {cluster.storage.list('jobs')}")

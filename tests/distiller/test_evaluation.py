@@ -57,7 +57,7 @@ def test_the_result_is_of_the_student_as_it_is_and_not_its_best() -> None:
 def test_measuring_uses_eval_mode_and_leaves_the_student_as_found() -> None:
     images, labels = toy_images(50, seed=0)
     student = toy_network(seed=3, dropout=0.9).train()
-    student[1].eval()  # a BatchNorm that its user froze
+    student.get_submodule("1").eval()  # a BatchNorm that its user froze
     before = {name: value.clone() for name, value in student.state_dict().items()}
     modes = [module.training for module in student.modules()]
     evaluator = Evaluator(images, labels, toy_network(seed=4), INPUT, batch_size=16, device=CPU)

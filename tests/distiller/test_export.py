@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_a_network_that_is_no_program_is_not_exported(tmp_path: Path, format: An
 def test_a_worker_without_onnx_says_what_to_install(
     tmp_path: Path, network: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(NotExportable, match=r"fast-dfkd\[onnx\]"):
         export(network, tmp_path / "student", "onnx", INPUT, {})
 

@@ -159,7 +159,7 @@ class ScalarReads(TorchDispatchMode):
     """Notes the dtype of every tensor whose value is read; on a GPU each read would wait for the device."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.dtypes: list[torch.dtype] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -107,7 +107,8 @@ def example() -> list[Manifest]:
 def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     """The base, the base with each component alone, and all together."""
     if request.param in ("base", "example"):
-        return request.getfixturevalue(request.param)
+        named: list[Manifest] = request.getfixturevalue(request.param)
+        return named
     folder = tmp_path_factory.mktemp("kubernetes")
     shutil.copytree(MANIFESTS, folder, dirs_exist_ok=True)
     overlay = folder / "overlays" / request.param
@@ -130,6 +131,7 @@ def pods(manifests: list[Manifest]) -> dict[str, Manifest]:
 
 
 def container(manifests: list[Manifest], name: str) -> Manifest:
+    only: Manifest
     (only,) = pods(manifests)[name]["spec"]["containers"]
     return only
 

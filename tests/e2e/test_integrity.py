@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import State
+from shared.jobs import JobRecord, State
 from shared.storage import Storage, job_paths
 from tests.e2e.service import Service
 from tests.e2e.test_jobs import assert_dataset_is_whole
@@ -119,8 +119,12 @@ def test_damage_after_the_distiller_has_read_a_shard_is_made_good_and_the_studen
 ) -> None:
     digits["distillation"]["steps"] = 400
     job_id = service.submit(digits)
-    consumed = lambda record: record.stages.distillation and record.stages.distillation.shards_consumed == 8  # noqa: E731
-    service.wait_for(job_id, lambda record: bool(consumed(record)))
+
+    def all_consumed(record: JobRecord) -> bool:
+        stage = record.stages.distillation
+        return stage is not None and stage.shards_consumed == 8
+
+    service.wait_for(job_id, all_consumed)
     flip_a_bit(paths(service, job_id)[3])
 
     record = service.wait_until_final(job_id)

@@ -29,7 +29,7 @@ def test_three_partitions_make_every_image_with_any_number_of_workers(
     assert record.state is State.SUCCEEDED, record.error
     assert record.stages.synthesis is not None
     assert [partition.progress.done for partition in record.stages.synthesis.partitions] == [134, 133, 133]
-    numbers = {partition: [] for partition in range(3)}
+    numbers: dict[int, list[int]] = {partition: [] for partition in range(3)}
     images = []
     for manifest in service.broker.streams.shards(record.id):
         numbers[manifest.partition] += range(manifest.first_image, manifest.first_image + manifest.images)

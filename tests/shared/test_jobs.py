@@ -125,7 +125,7 @@ def test_progress_and_rates_of_partitions_add_up() -> None:
         fields(
             R,
             R,
-            **{
+            **{  # type: ignore[arg-type]  # mypy takes a dict of str for `job`, too
                 "synthesis:0:done": "10", "synthesis:0:total": "50", "synthesis:0:rate": "4.5",
                 "synthesis:1:done": "30", "synthesis:1:total": "50", "synthesis:1:rate": "0.5",
                 "synthesis:0:worker": "a", "synthesis:1:worker": "b",

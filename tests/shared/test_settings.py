@@ -61,7 +61,7 @@ SECRET = "swordfish-0123456789"
 
 
 def test_secrets_do_not_show() -> None:
-    settings = Settings(redis_url=f"redis://:{SECRET}@host", api_keys=f"me:{SECRET}")  # type: ignore[arg-type]
+    settings = Settings(redis_url=f"redis://:{SECRET}@host", api_keys=f"me:{SECRET}")
     assert SECRET not in repr(settings)
     assert SECRET not in repr(settings.api_keys)
     assert hashlib.sha256(SECRET.encode()).hexdigest() not in repr(settings)
@@ -108,7 +108,7 @@ def test_without_a_key_only_loopback_may_be_listened_on(host: str, is_refused: b
     else:
         check_exposure(Settings(host=host))
     check_exposure(Settings(host=host, allow_unauthenticated=True))
-    check_exposure(Settings(api_keys=f"me:{SECRET}"), host)  # type: ignore[arg-type]
+    check_exposure(Settings(api_keys=f"me:{SECRET}"), host)
 
 
 def test_every_setting_is_described() -> None:

@@ -1,10 +1,11 @@
 """Failed and cancelled jobs that are to go on."""
 
+import secrets
 import threading
 
 import pytest
 
-from shared.broker import Attempt, Broker, JobSucceeded, JobUnfinished, LeaseLost, QueueFull, jobs, keys
+from shared.broker import Attempt, Broker, JobSucceeded, JobUnfinished, LeaseLost, QueueFull, keys
 from shared.errors import UserError
 from shared.jobs import JobError, JobRecord, Role, State, Task
 from tests.shared.broker.manifests import manifest_of
@@ -128,7 +129,7 @@ def test_a_command_that_is_sent_twice_is_one_retry(
     broker: Broker, failed: tuple[JobRecord, Attempt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a connection that breaks before the answer makes redis-py do."""
-    monkeypatch.setattr(jobs.secrets, "token_hex", lambda _: "the same")
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "the same")
     assert broker.jobs.retry(failed[0].id).retries == broker.jobs.retry(failed[0].id).retries == 1
 
 

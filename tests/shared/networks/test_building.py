@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def factories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     sys.path.remove(str(folder))
 
 
-def build(arch: str, shape: tuple[int, int, int] = (1, 16, 16), num_classes: int = 7, **kwargs: object) -> nn.Module:
+def build(arch: str, shape: tuple[int, int, int] = (1, 16, 16), num_classes: int = 7, **kwargs: Any) -> nn.Module:
     channels, height, width = shape
     return build_network(
         NetworkSpec.model_validate({"arch": arch, "kwargs": kwargs}),
@@ -58,7 +59,7 @@ def build(arch: str, shape: tuple[int, int, int] = (1, 16, 16), num_classes: int
     )
 
 
-def refusal(arch: str, shape: tuple[int, int, int] = (1, 16, 16), **kwargs: object) -> UserError:
+def refusal(arch: str, shape: tuple[int, int, int] = (1, 16, 16), **kwargs: Any) -> UserError:
     with pytest.raises(UserError) as caught:
         build(arch, shape, **kwargs)
     return caught.value

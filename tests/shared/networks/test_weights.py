@@ -86,7 +86,7 @@ def test_names_that_begin_like_a_wrapper_are_the_networks_own(path: Path) -> Non
     source, target = nn.ModuleDict({"module": nn.Linear(2, 2)}), nn.ModuleDict({"module": nn.Linear(2, 2)})
     torch.save(source.state_dict(), path)
     load_checkpoint(target, path, field="teacher.checkpoint")
-    assert torch.equal(target["module"].weight, source["module"].weight)
+    assert torch.equal(target.get_parameter("module.weight"), source.get_parameter("module.weight"))
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from shared.shards.dataset_folder import dataset_card, remove_unlisted, write_dataset_card, write_index
 from shared.shards.format import seal
-from shared.shards.manifest import ShardManifest
+from shared.shards.manifest import ImageFormat, ShardManifest
 from shared.shards.picture_grid import write_grid
 from shared.specs import JobSpec
 from shared.storage import Storage
@@ -39,7 +39,7 @@ SPEC = JobSpec.model_validate(
 )  # fmt: skip
 
 
-def make_folder(storage: Storage, tmp_path: Path, image_format: str = "png") -> list[ShardManifest]:
+def make_folder(storage: Storage, tmp_path: Path, image_format: ImageFormat = "png") -> list[ShardManifest]:
     manifests = []
     for index, samples in enumerate(BATCHES):
         path, manifest = shard(tmp_path / "local", samples, index=index, image_format=image_format)
@@ -58,7 +58,7 @@ def all_images() -> np.ndarray:
 
 
 def all_targets() -> list[int]:
-    return np.concatenate([samples.targets for samples in BATCHES]).tolist()
+    return [int(target) for samples in BATCHES for target in samples.targets]
 
 
 def found_by(script: str, folder: Path, tmp_path: Path) -> Any:

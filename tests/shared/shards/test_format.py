@@ -8,6 +8,7 @@ import tarfile
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_members_are_image_label_record_with_nothing_of_the_machine(tmp_path: Pa
     path, _ = shard(tmp_path, samples, index=7)
     with tarfile.open(path) as tar:
         members = tar.getmembers()
-        contents = [tar.extractfile(member).read() for member in members]
+        contents = [content.read() for member in members if (content := tar.extractfile(member))]
     key = f"{JOB}-00-000007-000001"
     assert [member.name for member in members[3:]] == [f"{key}.png", f"{key}.cls", f"{key}.json"]
     assert {(m.mtime, m.uid, m.gid, m.mode, m.uname, m.gname) for m in members} == {(0, 0, 0, 0o644, "root", "root")}
@@ -91,7 +92,7 @@ def test_several_batches_run_through_in_one_shard(tmp_path: Path) -> None:
     np.testing.assert_array_equal(targets, np.concatenate([first.targets, second.targets]))
     with tarfile.open(path) as tar:
         keys = [name.split(".")[0] for name in tar.getnames()[::3]]
-        rounds = [json.load(tar.extractfile(name))["round"] for name in tar.getnames()[2::3]]
+        rounds = [json.load(each)["round"] for name in tar.getnames()[2::3] if (each := tar.extractfile(name))]
     assert keys == [f"{JOB}-00-000000-{i:06d}" for i in range(9)]
     assert rounds == [1] * 4 + [9] * 5
     assert manifest.images == 9
@@ -163,7 +164,9 @@ def test_a_sealed_shard_lies_beside_its_manifest_and_can_be_discarded(storage: S
     tar, sidecar = f"jobs/a/shards/{manifest.name}", f"jobs/a/shards/{manifest.sidecar_name}"
     assert storage.list() == sorted([tar, sidecar])
     assert ShardManifest.model_validate_json(storage.read_bytes(sidecar)) == manifest
-    verify_shard(storage.local_path(tar), manifest)
+    sealed = storage.local_path(tar)
+    assert sealed is not None
+    verify_shard(sealed, manifest)
     discard(storage, "jobs/a/shards", manifest)
     assert storage.list() == []
 
@@ -193,7 +196,7 @@ def test_a_full_disk_leaves_no_half_written_shard(tmp_path: Path) -> None:
         {"teacher_confidence": np.full(6, np.nan)},
     ],
 )
-def test_a_batch_that_does_not_fit_together_is_refused(change: dict[str, np.ndarray]) -> None:
+def test_a_batch_that_does_not_fit_together_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"uint8 images|finite"):
         replace(batch(6), **change)
 

@@ -3,6 +3,7 @@
 import io
 import tarfile
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ GREY = np.arange(35, dtype=np.uint8).reshape(5, 7) * 7
 COLOUR = np.stack([GREY, 255 - GREY, GREY // 2], -1)
 
 
-def encoded(pixels: np.ndarray, image_format: str, **options: object) -> bytes:
+def encoded(pixels: np.ndarray, image_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, image_format, **options)
     return buffer.getvalue()
@@ -38,12 +39,12 @@ def tar_of(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def read(path: Path, shape: tuple[int, int, int] = (1, 5, 7), **options: object) -> tuple[np.ndarray, np.ndarray]:
+def read(path: Path, shape: tuple[int, int, int] = (1, 5, 7), **options: Any) -> tuple[np.ndarray, np.ndarray]:
     (samples,) = iter_samples([path], shape, **options)
     return samples
 
 
-def error_of(path: Path, shape: tuple[int, int, int] = (1, 5, 7), **options: object) -> UserError:
+def error_of(path: Path, shape: tuple[int, int, int] = (1, 5, 7), **options: Any) -> UserError:
     with pytest.raises(UserError) as caught:
         list(iter_samples([path], shape, **options))
     return caught.value
@@ -71,7 +72,7 @@ def test_picture_formats(tmp_path: Path, extension: str) -> None:
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_arrays(tmp_path: Path, order: str) -> None:
+def test_arrays(tmp_path: Path, order: Literal["C", "F"]) -> None:
     array = np.asarray(np.arange(2 * 5 * 7, dtype=np.uint8).reshape(2, 5, 7), order=order)
     images, _ = read(tar_of(tmp_path / "a.tar", {"x.npy": npy(array)}), (2, 5, 7))
     np.testing.assert_array_equal(images[0], array)
@@ -147,7 +148,7 @@ def test_an_array_that_claims_a_huge_shape_is_refused_before_memory_is_taken(tmp
         ({"x.png": encoded(GREY, "png")}, {"shape": (5, 5, 7)}, "image_format_cannot_hold_channels"),
     ],
 )
-def test_flaws_have_codes(tmp_path: Path, members: dict[str, bytes], options: dict[str, object], code: str) -> None:
+def test_flaws_have_codes(tmp_path: Path, members: dict[str, bytes], options: dict[str, Any], code: str) -> None:
     error = error_of(tar_of(tmp_path / "data.tar", members), **options)
     assert error.code == code
     assert "data.tar" in error.message

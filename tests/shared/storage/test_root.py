@@ -244,7 +244,7 @@ def test_a_missing_root_is_made_only_when_asked(tmp_path: Path) -> None:
     absent = Storage(str(tmp_path / "no"), create=False)
     assert not (tmp_path / "no").exists()
     assert absent.list() == []
-    assert Storage(str(tmp_path / "yes")).free_bytes() > 0
+    assert (Storage(str(tmp_path / "yes")).free_bytes() or 0) > 0
 
 
 def test_a_moved_file_crosses_disks(storage: Storage) -> None:

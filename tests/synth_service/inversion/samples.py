@@ -26,7 +26,7 @@ FAST = FastSynthesis(**FAST_META.model_dump(exclude={"method", "meta_gradient"})
 REPTILE = FAST_META.model_copy(update={"meta_gradient": "reptile"})
 DEEP = FAST_META.model_copy(update={"generator": "deep"})
 DEEP_INVERSION = DeepInversionSynthesis(batch_size=8, steps=4, adversarial=1.0)
-METHODS = {
+METHODS: dict[str, AnySynthesis] = {
     "fomaml": FAST_META,
     "reptile": REPTILE,
     "deep fomaml": DEEP,

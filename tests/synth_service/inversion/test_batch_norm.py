@@ -17,7 +17,7 @@ def network_of(layer: nn.Module) -> nn.Module:
 
 
 def activation(layer: nn.Module) -> Tensor:
-    tails = {nn.BatchNorm1d: (), nn.BatchNorm3d: (2, 3, 2)}
+    tails: dict[type[nn.Module], tuple[int, ...]] = {nn.BatchNorm1d: (), nn.BatchNorm3d: (2, 3, 2)}
     shape = (5, 4, *tails.get(type(layer), (3, 2)))
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
@@ -26,7 +26,8 @@ def plain_loss(layer: nn.Module, x: Tensor) -> Tensor:
     """The definition, left to autograd."""
     values = x.transpose(0, 1).flatten(1)
     goal_mean, goal_variance = layer.get_buffer("running_mean"), layer.get_buffer("running_var")
-    return (goal_variance - values.var(1, correction=0)).norm() + (goal_mean - values.mean(1)).norm()
+    loss: Tensor = (goal_variance - values.var(1, correction=0)).norm() + (goal_mean - values.mean(1)).norm()
+    return loss
 
 
 class UsersFrozenNorm(nn.Module):

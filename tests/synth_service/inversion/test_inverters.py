@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import UserError
-from shared.specs import AugmentationSpec, GeneratorSynthesis, InputSpec
+from shared.specs import AugmentationSpec, InputSpec
 from synth_service.inversion import Inverter, SyntheticBatch, build_inverter
 from synth_service.inversion.fast_meta import FastMetaInverter
 from synth_service.inversion.generator_inverter import GeneratorInverter
@@ -257,7 +257,9 @@ def test_matched_targets_are_the_same_ones_dealt_out_to_the_likeliest_images() -
 
 
 @pytest.mark.parametrize("spec", [FAST_META, FAST], ids=["fast-meta", "fast"])
-def test_matching_keeps_the_classes_balanced_and_the_labels_true_to_the_teacher(spec: GeneratorSynthesis) -> None:
+def test_matching_keeps_the_classes_balanced_and_the_labels_true_to_the_teacher(
+    spec: AnySynthesis,
+) -> None:
     matching = inverter_of(spec.model_copy(update={"match_targets": True}))
     plain = inverter_of(spec)
     agreed = {}

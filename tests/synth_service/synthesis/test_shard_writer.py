@@ -3,6 +3,7 @@
 import errno
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,8 +28,8 @@ class GatedStorage(Storage):
         super().put_file(local, name, move=move)
 
 
-def writer(storage: Storage, scratch: Path, **options: object) -> ShardWriter[str]:
-    settings = {"job": JOB, "partition": 0, "attempt": 1, "image_format": "png", **options}
+def writer(storage: Storage, scratch: Path, **options: Any) -> ShardWriter[str]:
+    settings: dict[str, Any] = {"job": JOB, "partition": 0, "attempt": 1, "image_format": "png", **options}
     return ShardWriter(storage, "jobs/a/shards", scratch, **settings)
 
 
@@ -42,7 +43,9 @@ def test_shards_come_back_in_order_with_their_payload(storage: Storage, tmp_path
     assert [manifest.first_image for manifest, _ in done] == [0, 4, 8, 12, 16]
     assert {manifest.created_at for manifest, _ in done} == {7.0}
     for manifest, _ in done:
-        verify_shard(storage.local_path(f"jobs/a/shards/{manifest.name}"), manifest)
+        path = storage.local_path(f"jobs/a/shards/{manifest.name}")
+        assert path is not None
+        verify_shard(path, manifest)
     assert list((tmp_path / "scratch").iterdir()) == []
 
 

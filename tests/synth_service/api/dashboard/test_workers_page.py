@@ -8,7 +8,7 @@ from synth_service.api.dashboard.workers_page import STALE_SECONDS, WorkerRow
 
 
 def test_a_worker_is_listed_with_its_device_and_its_job(client: TestClient, broker: Broker, job: JobRecord) -> None:
-    fields = {
+    fields: dict[str, str | int | float] = {
         "role": "synthesis",
         "device": "cuda:0",
         "device_name": "A100",
@@ -32,13 +32,18 @@ def test_a_worker_is_listed_with_its_device_and_its_job(client: TestClient, brok
 
 
 def test_a_worker_that_was_silent_for_long_is_marked(client: TestClient, broker: Broker) -> None:
-    fields = {"role": "distillation", "job": "", "at": time.time() - STALE_SECONDS - 1}
+    fields: dict[str, str | int | float] = {"role": "distillation", "job": "", "at": time.time() - STALE_SECONDS - 1}
     broker.streams.register_worker("distillation-host-2", fields, ttl_seconds=60)
     assert ">stale<" in client.get("/ui/workers").text
 
 
 def test_what_a_worker_of_another_version_says_does_no_harm(client: TestClient, broker: Broker) -> None:
-    fields = {"role": "<b>new</b>", "memory_total_bytes": "much", "job": "javascript:alert(1)", "news": 1}
+    fields: dict[str, str | int | float] = {
+        "role": "<b>new</b>",
+        "memory_total_bytes": "much",
+        "job": "javascript:alert(1)",
+        "news": 1,
+    }
     broker.streams.register_worker("odd", fields, ttl_seconds=60)
     page = client.get("/ui/workers")
     assert page.status_code == 200

@@ -1,5 +1,6 @@
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -86,8 +87,8 @@ def test_a_change_by_a_session_needs_the_token_of_that_session(signed_in: TestCl
         other.post(f"/ui/static/test/sign-in/{KEYS['bob']}")
         foreign = token_of(other)["X-CSRF-Token"]
     problem(signed_in.post("/jobs", json={}), 403, "csrf_token_invalid")
-    for token in ("", "x", foreign, "é".encode("latin-1")):
-        problem(signed_in.post("/jobs", json={}, headers={"X-CSRF-Token": token}), 403, "csrf_token_invalid")
+    for token in (b"", b"x", foreign.encode(), "é".encode("latin-1")):
+        problem(signed_in.post("/jobs", json={}, headers={b"X-CSRF-Token": token}), 403, "csrf_token_invalid")
     problem(signed_in.post("/jobs", json={}, headers=token_of(signed_in)), 422, "invalid_request")
     problem(signed_in.delete("/jobs/job-" + "0" * 20), 403, "csrf_token_invalid")
 
@@ -178,7 +179,7 @@ def test_a_cookie_of_another_deployment_is_none() -> None:
 
 def test_what_the_operator_configures_is_not_enough_to_forge_a_session() -> None:
     for guess in (ALICE.digest.get_secret_value(), ALICE.name, ALICE.fingerprint, ""):
-        cookie = Sessions([ALICE], 1.0, lambda guess=guess: guess).cookie_for(ALICE)
+        cookie = Sessions([ALICE], 1.0, partial(str, guess)).cookie_for(ALICE)
         assert Sessions([ALICE], 1.0, secret).open(cookie) is None
 
 
