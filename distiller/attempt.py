@@ -107,7 +107,11 @@ class Distillation:
             samples
             for path in dataset_paths(self._turn, evaluation.shards, "evaluation.shards")
             for samples in iter_samples(
-                [path], teacher_spec.input.shape, require_labels=True, num_classes=teacher_spec.num_classes
+                [path],
+                teacher_spec.input.shape,
+                require_labels=True,
+                num_classes=teacher_spec.num_classes,
+                check=self._turn.check,
             )
         ]
         return Evaluator(

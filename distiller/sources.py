@@ -118,8 +118,7 @@ class ExistingDataset:
             return
         spec = self._turn.spec.teacher.input
         for path in dataset_paths(self._turn, self._pattern, "shards"):
-            for samples in iter_samples([path], spec.shape):
-                self._turn.check()
+            for samples in iter_samples([path], spec.shape, check=self._turn.check):
                 yield samples.images
             self.shards += 1
         self.is_complete = True
@@ -137,6 +136,7 @@ def dataset_paths(turn: Turn, pattern: str, field: str) -> Iterator[Any]:
     """
     cache = cache_of(turn)
     for name in expand_shards(pattern):
+        turn.check()
         with ExitStack() as stack:
             try:
                 path = stack.enter_context(cache.fetched(name))

@@ -4,7 +4,8 @@ The files that it names exist, and the code that it names may be imported. Wheth
 network is for the worker to say: that takes torch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from shared.broker import Models
 from shared.errors import UserError
@@ -94,10 +95,10 @@ def _unusable_files(spec: JobSpec, storage: Storage) -> Iterator[tuple[str, str 
         except UserError as error:
             yield error.code, None, FieldError(field=field, message=error.message)
         else:
-            yield from _unusable(field, names[:SHARDS_LOOKED_FOR], storage)
+            yield from _unusable(field, islice(names, SHARDS_LOOKED_FOR), storage)
 
 
-def _unusable(field: str, names: Sequence[str], storage: Storage) -> Iterator[tuple[str, str | None, FieldError]]:
+def _unusable(field: str, names: Iterable[str], storage: Storage) -> Iterator[tuple[str, str | None, FieldError]]:
     """The first of the files that cannot be used, if one cannot."""
     for name in names:
         try:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
+from shared.shards.tar_members import BLOCK_BYTES, MAX_EXTENSION_BYTES, pax_fields
 from synth_service.client.errors import DamagedDownload
-
-BLOCK_BYTES: Final = 512
-LARGEST_PAX_BYTES: Final = 65_536
 
 
 class Start(NamedTuple):
@@ -88,7 +86,7 @@ class TarReader:
         self._is_extension = member.type in (tarfile.XHDTYPE, tarfile.XGLTYPE)
         self._is_file = member.isreg()
         if self._is_extension:
-            if size > LARGEST_PAX_BYTES:
+            if size > MAX_EXTENSION_BYTES:
                 raise DamagedDownload("the archive has an oversized header")
             self._extension.clear()
         elif self._is_file or member.isdir():
@@ -110,7 +108,10 @@ class TarReader:
         if self._is_file:
             yield End()
         elif self._is_extension:
-            self._overrides = _pax_fields(bytes(self._extension))
+            try:
+                self._overrides = pax_fields(bytes(self._extension))
+            except ValueError as error:
+                raise DamagedDownload(f"the archive is damaged ({error})") from None
 
 
 def _size(text: str) -> int:
@@ -118,19 +119,3 @@ def _size(text: str) -> int:
         return int(text)
     except ValueError:
         raise DamagedDownload(f"the archive has a member of size {text[:20]!r}") from None
-
-
-def _pax_fields(content: bytes) -> dict[str, str]:
-    """The fields of an extended header: lines of "length key=value", of which the length counts all."""
-    fields: dict[str, str] = {}
-    try:
-        while content:
-            length = int(content.partition(b" ")[0])
-            if length < 1:
-                raise ValueError("a line without length")
-            key, _, value = content[:length].partition(b" ")[2].rstrip(b"\n").partition(b"=")
-            fields[key.decode()] = value.decode()
-            content = content[length:]
-    except ValueError as error:
-        raise DamagedDownload(f"the archive is damaged ({error})") from None
-    return fields

@@ -5,7 +5,7 @@ of one caller to another. Whatever lies elsewhere below the root was put there b
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from shared.broker import Broker
@@ -46,7 +46,7 @@ def check_own_files(spec: JobSpec, broker: Broker, owner: str | None) -> None:
         raise Problem(422, "not_found_in_storage", detail, errors=errors, hint=hint)
 
 
-def _named_files(spec: JobSpec) -> Iterator[tuple[str, list[str]]]:
+def _named_files(spec: JobSpec) -> Iterator[tuple[str, Iterable[str]]]:
     """Fields and the files that each stands for. Models named by their id are looked up with their owner anyway."""
     for part, network in (("teacher", spec.teacher), ("student", spec.student)):
         if network and network.checkpoint and model_paths.referred_to(network.checkpoint) is None:
@@ -59,14 +59,17 @@ def _named_files(spec: JobSpec) -> Iterator[tuple[str, list[str]]]:
                 continue  # refused by ``admission`` with its reason
 
 
-def _foreign_folders(names: list[str], broker: Broker, owner: str) -> list[str]:
+def _foreign_folders(names: Iterable[str], broker: Broker, owner: str) -> list[str]:
     """The first folder of a job or model among the files that is not the owner's, if there is one."""
     private = (JOBS_FOLDER, model_paths.FOLDER)
-    parts = [name.split("/", 2) for name in names]
-    # Some file systems ignore case.
-    folders = {(each[0].lower(), each[1]) for each in parts if len(each) > 1 and each[0].lower() in private}
-    if len(folders) > MAX_FOLDERS:
-        return ["/".join(min(folders))]
+    folders: set[tuple[str, str]] = set()
+    for name in names:
+        parts = name.split("/", 2)
+        # Some file systems ignore case.
+        if len(parts) > 1 and parts[0].lower() in private:
+            folders.add((parts[0].lower(), parts[1]))
+        if len(folders) > MAX_FOLDERS:
+            return ["/".join(min(folders))]
     return ["/".join(folder) for folder in sorted(folders) if not _owns(owner, *folder, broker)][:1]
 
 

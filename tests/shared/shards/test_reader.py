@@ -144,6 +144,11 @@ def test_an_array_that_claims_a_huge_shape_is_refused_before_memory_is_taken(tmp
         ({"x.png": encoded(GREY, "png")}, {"require_labels": True}, "dataset_without_labels"),
         ({"x.png": encoded(GREY, "png"), "x.cls": b"cat"}, {}, "unreadable_dataset"),
         ({"x.png": encoded(GREY, "png"), "x.cls": b"-1"}, {}, "dataset_label_out_of_range"),
+        ({"x.png": encoded(GREY, "png"), "x.cls": b"9223372036854775808"}, {}, "dataset_label_out_of_range"),
+        ({"x.png": encoded(GREY, "png"), "x.cls": b"-99999999999999999999"}, {}, "dataset_label_out_of_range"),
+        ({"x.png": encoded(GREY, "png"), "x.cls": b"9" * 5000}, {}, "unreadable_dataset"),
+        ({"x.png": encoded(GREY, "png"), "x.cls": "٣".encode()}, {}, "unreadable_dataset"),
+        ({"x.png": encoded(GREY, "png"), "x.cls": b""}, {}, "unreadable_dataset"),
         ({"x.png": encoded(GREY, "png"), "x.cls": b"10"}, {"num_classes": 10}, "dataset_label_out_of_range"),
         ({"x.png": encoded(GREY, "png")}, {"shape": (5, 5, 7)}, "image_format_cannot_hold_channels"),
     ],
@@ -188,3 +193,28 @@ def test_a_missing_tar_is_file_not_found(tmp_path: Path) -> None:
 
 def test_samples_are_counted(tmp_path: Path) -> None:
     assert count_samples(shard(tmp_path, batch(11))[0]) == 11
+
+
+def test_a_cancel_is_heard_in_the_middle_of_a_tar(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "a.tar", {f"read me {i}": b"" for i in range(100)})
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 50:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        list(iter_samples([path], (1, 5, 7), check=check))
+
+
+def test_a_sample_of_many_images_is_held_once(tmp_path: Path) -> None:
+    members = {"x.webp": b"no", "x.jpg": b"no", "x.png": encoded(GREY, "png"), "x.npy": b"no", "x.png.png": b"no"}
+    images, _ = read(tar_of(tmp_path / "a.tar", members))
+    np.testing.assert_array_equal(images[0, 0], GREY)
+
+
+def test_batches_of_large_images_are_small(tmp_path: Path) -> None:
+    shape = (64, 512, 512)
+    path = tar_of(tmp_path / "a.tar", {f"{i}.npy": npy(np.zeros(shape, np.uint8)) for i in range(17)})
+    assert [len(samples.images) for samples in iter_samples([path], shape)] == [16, 1]
