@@ -62,11 +62,11 @@ class MeasuredService:
 
     def events(self, job_id: str) -> list[Event]:
         """All events, oldest first."""
-        return self._broker.streams.events(job_id, limit=100_000)
+        return self._broker.reports.events(job_id, limit=100_000)
 
     def metrics(self, job_id: str) -> list[dict[str, Any]]:
         """All measured values, oldest first."""
-        return self._broker.streams.metrics(job_id)
+        return self._broker.reports.metrics(job_id)
 
     @property
     def url(self) -> str:
@@ -99,7 +99,7 @@ class MeasuredService:
 
     def workers(self) -> int:
         """Workers that are up."""
-        return len(self._broker.streams.workers())
+        return len(self._broker.workers.all())
 
     def wait(self, condition: Callable[[], bool], timeout_seconds: float, complaint: str) -> None:
         """Returns once the condition holds, keeping the processes alive meanwhile."""

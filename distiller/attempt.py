@@ -25,6 +25,7 @@ from distiller.sources import ExistingDataset, JobShards, dataset_paths
 from distiller.trainer import Trainer
 from shared.broker import LeaseLost, StudentSnapshot
 from shared.broker.connection import BLOCK_SECONDS
+from shared.events import EventType
 from shared.jobs import Measurement
 from shared.networks.devices import choose_device
 from shared.networks.weights import save_checkpoint
@@ -180,9 +181,7 @@ class Distillation:
 
     def _tell_consumed(self) -> None:
         """Lets synthesis go on. Also told when nothing is new, since a crashed server may have forgotten the last."""
-        self._turn.broker.streams.consumed(
-            self._turn.attempt, shards=self._source.shards, images=self._pool.images_seen
-        )
+        self._turn.broker.shards.consumed(self._turn.attempt, shards=self._source.shards, images=self._pool.images_seen)
 
     def _burst(self, goal: int) -> None:
         """A few steps, then whatever is due after the last of them."""
@@ -222,7 +221,8 @@ class Distillation:
                 agreement=found.agreement,
             )
             values = {"student_top1": found.student_top1, "agreement": found.agreement}
-            self._turn.report("evaluated", {"step": step, **values}, measurement=measurement, step=step, metrics=values)
+            told = {"step": step, **values}
+            self._turn.report(EventType.EVALUATED, told, measurement=measurement, step=step, metrics=values)
         return self._measured[1]
 
     def _publish_snapshot(self) -> None:
@@ -236,9 +236,9 @@ class Distillation:
         snapshot = StudentSnapshot(version=version, name=name, sha256=_sha256(local))
         self._turn.persist(lambda: self._turn.storage.put_file(local, name, move=True))
         try:
-            self._turn.broker.streams.publish_student(attempt, snapshot)
+            self._turn.broker.snapshots.publish(attempt, snapshot)
         except LeaseLost:
-            if self._turn.broker.streams.newest_student(attempt.job_id) != snapshot:
+            if self._turn.broker.snapshots.newest(attempt.job_id) != snapshot:
                 self._turn.storage.delete(name)
             raise
         if self._snapshot is not None:
@@ -267,10 +267,10 @@ class Distillation:
         pointer = work_files.pointer_to(name, data, step=self._trainer.step_count)
         self._turn.persist(lambda: self._turn.storage.put_bytes(data, name))
         try:
-            self._turn.broker.streams.save_checkpoint(attempt, pointer)
+            self._turn.broker.checkpoints.save(attempt, pointer)
         except LeaseLost:
             # Refused, unless only the answer to a first sending was lost. Any other error leaves it open.
-            if self._turn.broker.streams.checkpoint(attempt.job_id, attempt.task) != pointer:
+            if self._turn.broker.checkpoints.pointer(attempt.job_id, attempt.task) != pointer:
                 self._turn.storage.delete(name)
             raise
         if self._checkpoint_name is not None:
@@ -281,8 +281,8 @@ class Distillation:
     def resume(self) -> None:
         """Continues where the last attempt's checkpoint is, if there is one."""
         attempt = self._turn.attempt
-        pointer = self._turn.broker.streams.checkpoint(attempt.job_id, attempt.task)
-        newest = self._turn.broker.streams.newest_student(attempt.job_id)
+        pointer = self._turn.broker.checkpoints.pointer(attempt.job_id, attempt.task)
+        newest = self._turn.broker.snapshots.newest(attempt.job_id)
         used = {pointer["name"] if pointer else None, newest.name if newest else None}
         prefixes = (
             job_paths.checkpoint_prefix(attempt.job_id, attempt.task),

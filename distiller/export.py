@@ -21,6 +21,7 @@ import structlog
 import torch
 from torch import Tensor, nn
 
+from shared.events import EventType
 from shared.specs import ExportFormat, InputSpec, JobSpec
 from shared.storage import job_paths
 from shared.worker.loop import Turn
@@ -67,13 +68,13 @@ def export_student(turn: Turn, student: nn.Module) -> dict[str, Any]:
         except NotExportable as error:
             reasons[format] = str(error)
             logger.warning("student_not_exported", format=format, reason=str(error))
-            turn.report("student_not_exported", {"format": format, "reason": str(error)})
+            turn.report(EventType.STUDENT_NOT_EXPORTED, {"format": format, "reason": str(error)})
             continue
         name = job_paths.exported_student(turn.attempt.job_id, format)
         turn.broker.leases.renew(turn.attempt)  # only whoever still has the task may replace a file
         turn.persist(partial(turn.storage.put_file, local, name, move=True))
         names[format] = name
-        turn.report("student_exported", {"format": format})
+        turn.report(EventType.STUDENT_EXPORTED, {"format": format})
     return {"exports": names, "exports_failed": reasons}
 
 

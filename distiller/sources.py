@@ -46,7 +46,7 @@ class JobShards:
     def refill(self, state: dict[str, Any]) -> Iterator[NDArray[Any]]:
         """Images of the shards up to a saved position, oldest first."""
         self.position = state["position"]
-        for shard in self._turn.broker.streams.shards_until(self._job_id, self.position):
+        for shard in self._turn.broker.shards.until(self._job_id, self.position):
             self._turn.check()
             images = self._read(shard, consumed=True)
             if images is not None:
@@ -56,9 +56,8 @@ class JobShards:
 
     def take(self, *, block_seconds: float) -> Iterator[NDArray[Any]]:
         """Images of new shards, each shard (N, C, H, W) uint8; empty when none came in that time."""
-        streams = self._turn.broker.streams
         had_ended = self._turn.broker.jobs.synthesis_is_complete(self._job_id)
-        announced = streams.read_shards(
+        announced = self._turn.broker.shards.read(
             self._job_id, self.position, count=READ_AHEAD, block_seconds=0.0 if had_ended else block_seconds
         )
         # Asked before reading: whatever was announced by the end of synthesis was then in what was read.

@@ -103,13 +103,13 @@ def measure_redis() -> None:
                 image_format="png",
                 created_at=time.time(),
             )
-            broker.streams.announce(synthesis, manifest, {"name": "checkpoint"})
+            broker.shards.announce(synthesis, manifest, {"name": "checkpoint"})
         show("a shard (10 classes), its event included", before, 1000)
 
         before = used()
         values = {"loss": 0.123456, "kl_loss": 0.234567, "learning_rate": 0.1, "images_per_second": 1234.5}
         for step in range(20_000):
-            broker.streams.report(distillation, step=step, metrics={k: v + step for k, v in values.items()})
+            broker.reports.report(distillation, step=step, metrics={k: v + step for k, v in values.items()})
         show("a row of 4 measured values", before, 20_000)
         broker.close()
 
@@ -165,7 +165,7 @@ def measure_workers() -> None:
             _, _, usage = os.wait4(worker.pid, 0)
             worker.returncode = 0
             print(f"  peak memory of the {role} worker {usage.ru_maxrss / 1024:>10,.0f} MiB")
-        manifests = broker.streams.shards(job.id)
+        manifests = broker.shards.manifests(job.id)
         images, written = sum(each.images for each in manifests), sum(each.bytes for each in manifests)
         of_job = list(broker.redis.scan_iter(f"{keys.job(job.id)}*"))
         in_redis = sum(int(broker.redis.memory_usage(key, samples=0)) for key in of_job)

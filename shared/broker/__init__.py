@@ -1,15 +1,18 @@
 """Everything that goes through Redis; the only package that names a Redis key.
 
 ``Broker`` is the way in. ``jobs`` is the client's side (create, read, list, cancel), ``leases`` the
-worker's (claim, renew, give back, finish), ``streams`` what flows while a job runs (shards, student
-snapshots, events, metrics), ``retention`` how jobs leave and ``statistics`` what operators watch. State lives
-in one hash per job; queue entries only point to it. Only commands that both Redis 6.2 and Valkey have are used.
+worker's (claim, renew, give back, finish). While a job runs its workers meet in ``shards``, ``snapshots`` (of the
+student) and ``checkpoints``, and tell of it in ``reports`` and ``workers``. ``models`` are uploaded weights,
+``retention`` is how jobs leave and ``statistics`` what operators watch. State lives in one hash per job; queue
+entries only point to it. Only commands that both Redis 6.2 and Valkey have are used.
 The keys of a script hash to different slots: one server or a primary with replicas, not a cluster.
 """
 
+from shared.broker.attempts import Attempt, JobStopped, LeaseLost
+from shared.broker.checkpoints import Checkpoints
 from shared.broker.connection import SOCKET_TIMEOUT_SECONDS, WORKER_PATIENCE_RETRIES, Client, Patience, connect
 from shared.broker.jobs import Jobs
-from shared.broker.leases import Attempt, JobStopped, LeaseLost, Leases
+from shared.broker.leases import Leases
 from shared.broker.models import Model, ModelInUse, Models
 from shared.broker.refusals import (
     IdempotencyConflict,
@@ -19,16 +22,20 @@ from shared.broker.refusals import (
     ModelMissing,
     QueueFull,
 )
+from shared.broker.reports import Reports
 from shared.broker.retention import Retention
 from shared.broker.session_secret import session_secret
+from shared.broker.shards import AnnouncedShard, Backlog, Shards, SynthesisPosition
+from shared.broker.snapshots import Snapshots, StudentSnapshot
 from shared.broker.statistics import Statistics
-from shared.broker.streams import AnnouncedShard, Backlog, Streams, StudentSnapshot, SynthesisPosition
+from shared.broker.workers import Workers
 
 __all__ = [
     "AnnouncedShard",
     "Attempt",
     "Backlog",
     "Broker",
+    "Checkpoints",
     "IdempotencyConflict",
     "JobFinished",
     "JobStopped",
@@ -42,10 +49,13 @@ __all__ = [
     "ModelMissing",
     "Models",
     "QueueFull",
+    "Reports",
     "Retention",
-    "Streams",
+    "Shards",
+    "Snapshots",
     "StudentSnapshot",
     "SynthesisPosition",
+    "Workers",
 ]
 
 
@@ -74,7 +84,11 @@ class Broker:
         self.jobs = Jobs(self.redis)
         self.models = Models(self.redis)
         self.leases = Leases(self.redis, lease_seconds=lease_seconds, max_attempts=max_attempts)
-        self.streams = Streams(self.redis)
+        self.shards = Shards(self.redis)
+        self.checkpoints = Checkpoints(self.redis)
+        self.snapshots = Snapshots(self.redis)
+        self.reports = Reports(self.redis)
+        self.workers = Workers(self.redis)
         self.retention = Retention(self.redis)
         self.statistics = Statistics(self.redis)
 

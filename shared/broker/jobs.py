@@ -4,10 +4,11 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from shared.broker import keys
 from shared.broker.connection import Client
+from shared.broker.keys import Key
 from shared.broker.refusals import (
     IdempotencyConflict,
     JobFinished,
@@ -16,48 +17,67 @@ from shared.broker.refusals import (
     ModelMissing,
     QueueFull,
 )
-from shared.broker.scripts import Script
+from shared.broker.scripts import Caller, job_script
 from shared.jobs import JobRecord, Role, State, new_job_id, record_from_fields, task_totals
 from shared.specs import JobSpec
 from shared.storage.model_paths import model_of
 
-# ARGV: 3 id, 4 name, 5 metadata, 6 spec, 7 tasks as JSON [[task, total], …], 8 most unfinished jobs, 9 digest of
-# the request or '', 10 seconds to remember it, 11 owner or ''. KEYS 7: all jobs, 8: what the idempotency key made,
-# where there is one, 9 and following: each model that the job refers to and the set of jobs that do.
-_CREATE = Script("""
-if redis.call('EXISTS', KEYS[1]) == 1 then return ARGV[3] end
-if ARGV[9] ~= '' then
-  local made = redis.call('HMGET', KEYS[8], 'job', 'request')
-  if made[1] then return made[2] == ARGV[9] and made[1] or 'conflict' end
+
+@job_script("""
+if redis.call('EXISTS', KEYS[1]) == 1 then return job_id end
+if request then
+  local made = redis.call('HMGET', idempotency, 'job', 'request')
+  if made[1] then return made[2] == request and made[1] or 'conflict' end
 end
-if redis.call('SCARD', KEYS[5]) >= tonumber(ARGV[8]) then return 'full' end
-for index = 9, #KEYS, 2 do
-  if redis.call('EXISTS', KEYS[index]) == 0 then return 'no model' end
+if redis.call('SCARD', KEYS[5]) >= max_unfinished then return 'full' end
+for index = 1, #models, 2 do
+  if redis.call('EXISTS', models[index]) == 0 then return 'no model' end
 end
-for index = 10, #KEYS, 2 do redis.call('SADD', KEYS[index], ARGV[3]) end
+for index = 2, #models, 2 do redis.call('SADD', models[index], job_id) end
 local names = {}
-for index, each in ipairs(cjson.decode(ARGV[7])) do names[index] = each[1] end
-redis.call('HSET', KEYS[1], 'id', ARGV[3], 'name', ARGV[4], 'metadata', ARGV[5], 'spec', ARGV[6],
-           'owner', ARGV[11], 'created_at', now(), 'tasks', cjson.encode(names))
+for index, each in ipairs(totals) do names[index] = each[1] end
+redis.call('HSET', KEYS[1], 'id', job_id, 'name', name, 'metadata', metadata, 'spec', spec,
+           'owner', owner, 'created_at', now(), 'tasks', cjson.encode(names))
 enter('queued')
-redis.call('ZADD', KEYS[7], 0, ARGV[3])
-redis.call('SADD', KEYS[5], ARGV[3])
-for _, each in ipairs(cjson.decode(ARGV[7])) do
+redis.call('ZADD', all_jobs, 0, job_id)
+redis.call('SADD', KEYS[5], job_id)
+for _, each in ipairs(totals) do
   local partition = string.match(each[1], ':(%d+)$')
-  local entry = redis.call('XADD', queue_of(each[1]), '*', 'job', ARGV[3], 'partition', partition)
+  local entry = redis.call('XADD', queue_of(each[1]), '*', 'job', job_id, 'partition', partition)
   redis.call('HSET', KEYS[1], each[1] .. ':state', 'queued', each[1] .. ':entry', entry,
              each[1] .. ':total', each[2], each[1] .. ':done', 0)
 end
 event('job_created', '')
-if ARGV[9] ~= '' then
-  redis.call('HSET', KEYS[8], 'job', ARGV[3], 'request', ARGV[9])
-  set('idempotency_key', KEYS[8])
-  redis.call('EXPIRE', KEYS[8], ARGV[10])
+if request then
+  redis.call('HSET', idempotency, 'job', job_id, 'request', request)
+  set('idempotency_key', idempotency)
+  redis.call('EXPIRE', idempotency, remember_seconds)
 end
-return ARGV[3]
+return job_id
 """)
+def _create(
+    *,
+    all_jobs: Key,
+    idempotency: Key,
+    models: Sequence[Key],
+    name: str,
+    metadata: str,
+    spec: str,
+    owner: str,
+    totals: list[tuple[str, int]],
+    max_unfinished: int,
+    request: str | None,
+    remember_seconds: int,
+) -> str:
+    """Answers with the id of the job, or why there is none.
 
-_CANCEL = Script("""
+    ``models``: of each that the job refers to its key and that of its jobs. ``totals``: tasks and their units of work.
+    ``request``: digest of what came with the idempotency key.
+    """
+    ...
+
+
+@job_script("""
 local state = get('state')
 if not state then return 'missing' end
 if is_final(state) then return 'final' end
@@ -69,17 +89,16 @@ cancel_queued_tasks()
 settle_cancellation()
 return 'ok'
 """)
+def _cancel() -> str: ...
 
-# ARGV: 3 token of the request, 4 most unfinished jobs. Attempts go on counting, since file names hold their numbers. A
-# worker that has not heard yet that the job had ended loses its task: what it still meets, such as the very error
-# that is mended by now, must not end the job once more.
-_RETRY = Script("""
+
+@job_script("""
 local state = get('state')
 if not state then return 'missing' end
-if get('retry_token') == ARGV[3] then return 'ok' end
+if get('retry_token') == request then return 'ok' end
 if state == 'succeeded' then return 'succeeded' end
 if not is_final(state) then return 'unfinished' end
-if redis.call('SCARD', KEYS[5]) >= tonumber(ARGV[4]) then return 'full' end
+if redis.call('SCARD', KEYS[5]) >= max_unfinished then return 'full' end
 local queued = {}
 for _, each in ipairs(tasks()) do
   local task_state = get(each .. ':state')
@@ -88,7 +107,7 @@ for _, each in ipairs(tasks()) do
       drop_entry(each)
       event('attempt_released', each, cjson.encode({worker = get(each .. ':worker'), reason = 'job retried'}))
     end
-    local entry = redis.call('XADD', queue_of(each), '*', 'job', get('id'), 'partition', string.match(each, ':(%d+)$'))
+    local entry = redis.call('XADD', queue_of(each), '*', 'job', job_id, 'partition', string.match(each, ':(%d+)$'))
     redis.call('HSET', KEYS[1], each .. ':state', 'queued', each .. ':entry', entry, each .. ':failures', 0)
     redis.call('HDEL', KEYS[1], each .. ':token', each .. ':worker', each .. ':rate', each .. ':finished_at',
                each .. ':error')
@@ -96,14 +115,21 @@ for _, each in ipairs(tasks()) do
   end
 end
 enter('queued')
-redis.call('HSET', KEYS[1], 'retry_token', ARGV[3], 'damaged', 0)
+redis.call('HSET', KEYS[1], 'retry_token', request, 'damaged', 0)
 redis.call('HDEL', KEYS[1], 'finished_at', 'error')
-redis.call('SADD', KEYS[5], get('id'))
-redis.call('SREM', KEYS[6], get('id'))
+redis.call('SADD', KEYS[5], job_id)
+redis.call('SREM', KEYS[6], job_id)
 local retries = redis.call('HINCRBY', KEYS[1], 'retries', 1)
 event('job_retried', '', cjson.encode({retries = retries, tasks = queued, ended = state}))
 return 'ok'
 """)
+def _retry(*, request: str, max_unfinished: int) -> str:
+    """Attempts go on counting, since file names hold their numbers.
+
+    A worker that has not heard yet that the job had ended loses its task: what it still meets, such as the very error
+    that is mended by now, must not end the job once more.
+    """
+    ...
 
 
 class Jobs:
@@ -136,27 +162,20 @@ class Jobs:
         """
         job_id = new_job_id()
         described = spec.model_dump_json()
-        request = _digest(described) if idempotency_key is not None else ""
-        totals = [[str(task), total] for task, total in task_totals(spec).items()]
-        outcome = _CREATE(
+        outcome = _create(
             self._redis,
-            [
-                *keys.of_job(job_id),
-                keys.JOBS,
-                keys.idempotency(_digest(json.dumps([owner, idempotency_key]))),
-                *(key for model in _models_of(spec) for key in (keys.model(model), keys.model_jobs(model))),
-            ],
-            "",
-            "",
-            job_id,
-            spec.name,
-            json.dumps(spec.metadata),
-            described,
-            json.dumps(totals),
-            max_unfinished,
-            request,
-            keys.IDEMPOTENCY_SECONDS,
-            owner or "",
+            Caller(job_id),
+            all_jobs=keys.JOBS,
+            idempotency=keys.idempotency(_digest(json.dumps([owner, idempotency_key]))),
+            models=[key for model in _models_of(spec) for key in (keys.model(model), keys.model_jobs(model))],
+            name=spec.name,
+            metadata=json.dumps(spec.metadata),
+            spec=described,
+            owner=owner or "",
+            totals=[(str(task), total) for task, total in task_totals(spec).items()],
+            max_unfinished=max_unfinished,
+            request=_digest(described) if idempotency_key is not None else None,
+            remember_seconds=keys.IDEMPOTENCY_SECONDS,
         )
         if outcome == "full":
             raise QueueFull
@@ -230,7 +249,7 @@ class Jobs:
             KeyError: there is no such job.
             JobFinished: it is in a final state.
         """
-        outcome = _CANCEL(self._redis, keys.of_job(job_id), "")
+        outcome = _cancel(self._redis, Caller(job_id))
         if outcome == "missing":
             raise KeyError(job_id)
         if outcome == "final":
@@ -255,7 +274,8 @@ class Jobs:
             QueueFull: there are ``max_unfinished`` unfinished jobs.
         """
         # The token makes the command harmless when it is sent again because its answer was lost.
-        outcome = _RETRY(self._redis, keys.of_job(job_id), "", "", secrets.token_hex(16), max_unfinished)
+        token = secrets.token_hex(16)
+        outcome = _retry(self._redis, Caller(job_id), request=token, max_unfinished=max_unfinished)
         if outcome == "missing":
             raise KeyError(job_id)
         if outcome == "succeeded":

@@ -4,39 +4,42 @@ All keys of a job share the prefix ``dfkd:job:ID``. A task's fields live in the 
 ``role:partition:field``, so that one ``HGETALL`` shows the whole job.
 """
 
-from typing import Final
+from typing import Final, NewType
 
 from shared.jobs import Role
+
+Key = NewType("Key", str)
+"""The name of a Redis key."""
 
 PREFIX: Final = "dfkd:"
 GROUP: Final = "workers"
 """The consumer group of both queues."""
 
-JOBS: Final = f"{PREFIX}jobs"
+JOBS: Final = Key(f"{PREFIX}jobs")
 """Sorted set of all job ids, equal scores: ids sort by creation."""
 
-MODELS: Final = f"{PREFIX}models"
+MODELS: Final = Key(f"{PREFIX}models")
 """Sorted set of the ids of all uploaded checkpoints, equal scores: ids sort by creation."""
 
-UNFINISHED: Final = f"{PREFIX}jobs:unfinished"
+UNFINISHED: Final = Key(f"{PREFIX}jobs:unfinished")
 """Set of the ids of jobs in no final state."""
 
-UNTIDY: Final = f"{PREFIX}jobs:untidy"
+UNTIDY: Final = Key(f"{PREFIX}jobs:untidy")
 """Set of the ids of jobs that have ended and may have left working files; see ``shared.worker.retention``."""
 
-DELETED: Final = f"{PREFIX}jobs:deleted"
+DELETED: Final = Key(f"{PREFIX}jobs:deleted")
 """Set of the ids of jobs that are gone here and whose files have yet to follow."""
 
-SESSION_SECRET: Final = f"{PREFIX}session-secret"
+SESSION_SECRET: Final = Key(f"{PREFIX}session-secret")
 """String: what signs the dashboard's sign-ins."""
 
-SWEEPER: Final = f"{PREFIX}sweeper"
+SWEEPER: Final = Key(f"{PREFIX}sweeper")
 """Exists while somebody has lately begun to tidy up."""
 
-STATISTICS: Final = f"{PREFIX}statistics"
+STATISTICS: Final = Key(f"{PREFIX}statistics")
 """Hash of counts over all jobs that there ever were; see ``shared.broker.statistics``."""
 
-WORKERS: Final = f"{PREFIX}workers"
+WORKERS: Final = Key(f"{PREFIX}workers")
 """Sorted set of the names of workers, by when they were last heard of."""
 
 NOBODY: Final = "nobody"
@@ -49,66 +52,66 @@ METRIC_BLOCKS_KEPT: Final = 20_000
 IDEMPOTENCY_SECONDS: Final = 24 * 3600
 
 
-def queue(role: Role) -> str:
+def queue(role: Role) -> Key:
     """Stream of ``{job, partition}`` entries that workers of a role claim."""
-    return f"{PREFIX}queue:{role}"
+    return Key(f"{PREFIX}queue:{role}")
 
 
-def job(job_id: str) -> str:
+def job(job_id: str) -> Key:
     """Hash: specification, state, tasks, counters."""
-    return f"{PREFIX}job:{job_id}"
+    return Key(f"{PREFIX}job:{job_id}")
 
 
-def shards(job_id: str) -> str:
+def shards(job_id: str) -> Key:
     """Stream of sealed shard manifests."""
-    return f"{job(job_id)}:shards"
+    return Key(f"{job(job_id)}:shards")
 
 
-def events(job_id: str) -> str:
+def events(job_id: str) -> Key:
     """Capped stream of events."""
-    return f"{job(job_id)}:events"
+    return Key(f"{job(job_id)}:events")
 
 
-def metrics(job_id: str) -> str:
+def metrics(job_id: str) -> Key:
     """Capped stream of measured values."""
-    return f"{job(job_id)}:metrics"
+    return Key(f"{job(job_id)}:metrics")
 
 
-def metrics_overview(job_id: str) -> str:
+def metrics_overview(job_id: str) -> Key:
     """Capped stream of the telling rows of each block of measured values."""
-    return f"{job(job_id)}:metrics:overview"
+    return Key(f"{job(job_id)}:metrics:overview")
 
 
-def metrics_open(job_id: str) -> str:
+def metrics_open(job_id: str) -> Key:
     """Hash: of each task the rows of the block that is not full yet, and how many rows there were in all."""
-    return f"{job(job_id)}:metrics:open"
+    return Key(f"{job(job_id)}:metrics:open")
 
 
-def student(job_id: str) -> str:
+def student(job_id: str) -> Key:
     """Hash: the newest student snapshot."""
-    return f"{job(job_id)}:student"
+    return Key(f"{job(job_id)}:student")
 
 
-def worker(name: str) -> str:
+def worker(name: str) -> Key:
     """Hash with a time to live: what a worker is and does."""
-    return f"{PREFIX}worker:{name}"
+    return Key(f"{PREFIX}worker:{name}")
 
 
-def model(model_id: str) -> str:
+def model(model_id: str) -> Key:
     """Hash: what is known of an uploaded checkpoint."""
-    return f"{PREFIX}model:{model_id}"
+    return Key(f"{PREFIX}model:{model_id}")
 
 
-def model_jobs(model_id: str) -> str:
+def model_jobs(model_id: str) -> Key:
     """Set of the ids of jobs that were created with the model; some may be gone."""
-    return f"{model(model_id)}:jobs"
+    return Key(f"{model(model_id)}:jobs")
 
 
-def idempotency(digest: str) -> str:
+def idempotency(digest: str) -> Key:
     """Hash with a time to live: the job that a request with an Idempotency-Key made."""
-    return f"{PREFIX}idempotency:{digest}"
+    return Key(f"{PREFIX}idempotency:{digest}")
 
 
-def of_job(job_id: str) -> list[str]:
+def of_job(job_id: str) -> list[Key]:
     """The keys that every job script takes, in the order in which the scripts name them."""
     return [job(job_id), events(job_id), queue(Role.SYNTHESIS), queue(Role.DISTILLATION), UNFINISHED, UNTIDY]

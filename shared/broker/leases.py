@@ -9,32 +9,30 @@ head of the queue: an older job is always served first, which rules out two jobs
 
 import json
 import secrets
-from dataclasses import dataclass
-from typing import Any
 
 from redis.exceptions import ResponseError
 
 from shared.broker import keys
+from shared.broker.attempts import Attempt, unless_refused
 from shared.broker.connection import BLOCK_SECONDS, Client
-from shared.broker.scripts import Script
+from shared.broker.scripts import Caller, job_script
 from shared.errors import UserError
 from shared.jobs import JobError, Role, Task
 
-# ARGV: 3 worker, 4 entry, 5 most failures in a row, 6 message of a vanished worker,
-# 7 seconds of silence that make it one.
-_START = Script("""
+
+@job_script("""
 local function gone()
-  redis.call('XACK', queue_of(task), GROUP, ARGV[4])
-  redis.call('XDEL', queue_of(task), ARGV[4])
+  redis.call('XACK', queue_of(task), GROUP, entry)
+  redis.call('XDEL', queue_of(task), entry)
   return 0
 end
 local state, task_state = get('state'), get(task .. ':state')
-if not state or not task_state or get(task .. ':entry') ~= ARGV[4] then return gone() end
+if not state or not task_state or get(task .. ':entry') ~= entry then return gone() end
 if get(task .. ':token') == token and task_state == 'running' then return tonumber(get(task .. ':attempt')) end
 if is_final(task_state) then return gone() end
 if task_state == 'running' then
   -- Being handed the entry is not enough: only silence makes a worker dead, whatever became of the entry.
-  if tonumber(now()) - tonumber(get(task .. ':heartbeat_at')) < tonumber(ARGV[7]) then return 0 end
+  if tonumber(now()) - tonumber(get(task .. ':heartbeat_at')) < dead_after_seconds then return 0 end
   local lost = {worker = get(task .. ':worker'), attempt = tonumber(get(task .. ':attempt'))}
   event('attempt_lost', task, cjson.encode(lost))
   if is_final(state) or state == 'cancelling' then
@@ -42,9 +40,9 @@ if task_state == 'running' then
     settle_cancellation()
     return 0
   end
-  if redis.call('HINCRBY', KEYS[1], task .. ':failures', 1) >= tonumber(ARGV[5]) then
+  if redis.call('HINCRBY', KEYS[1], task .. ':failures', 1) >= max_failures then
     local role = string.match(task, '^(%a+):')
-    fail_job(task, cjson.encode({code = 'worker_lost', message = ARGV[6], stage = role}))
+    fail_job(task, cjson.encode({code = 'worker_lost', message = message, stage = role}))
     return 0
   end
 elseif is_final(state) or state == 'cancelling' then
@@ -54,31 +52,34 @@ elseif is_final(state) or state == 'cancelling' then
 end
 local attempt = redis.call('HINCRBY', KEYS[1], task .. ':attempt', 1)
 local time = now()
-redis.call('HSET', KEYS[1], task .. ':token', token, task .. ':state', 'running', task .. ':worker', ARGV[3],
+redis.call('HSET', KEYS[1], task .. ':token', token, task .. ':state', 'running', task .. ':worker', worker,
            task .. ':heartbeat_at', time)
 redis.call('HSETNX', KEYS[1], task .. ':started_at', time)
 redis.call('HDEL', KEYS[1], task .. ':rate')
 redis.call('HSETNX', KEYS[1], 'started_at', time)
 if state == 'queued' then enter('running') end
-event('attempt_started', task, cjson.encode({worker = ARGV[3], attempt = attempt}))
+event('attempt_started', task, cjson.encode({worker = worker, attempt = attempt}))
 return attempt
 """)
+def _start(*, worker: str, entry: str, max_failures: int, message: str, dead_after_seconds: float) -> int:
+    """The number of the new attempt; 0 where there is none to start. ``message`` is of a job whose workers vanish."""
+    ...
 
-# ARGV: 3 worker, 4 entry, 5 done or '', 6 rate or ''.
-_HEARTBEAT = Script("""
+
+@job_script("""
 if not holds() then return 'lost' end
-redis.call('XCLAIM', queue_of(task), GROUP, ARGV[3], 0, ARGV[4], 'JUSTID')
+redis.call('XCLAIM', queue_of(task), GROUP, worker, 0, entry, 'JUSTID')
 set(task .. ':heartbeat_at', now())
-if ARGV[5] ~= '' then advance(ARGV[5]) end
-if ARGV[6] ~= '' then set(task .. ':rate', ARGV[6]) end
+if done then advance(done) end
+if rate then set(task .. ':rate', rate) end
 local state = get('state')
 if state == 'cancelling' or is_final(state) then return 'stop' end
 return 'go'
 """)
+def _renew(*, worker: str, entry: str, done: int | None, rate: float | None) -> str: ...
 
-# ARGV: 3 worker, 4 entry, 5 reason, 6 error as JSON or '', 7 most failures in a row, 8 idle milliseconds to
-# begin with: those of a day make the entry look expired, so that it is the first to be claimed.
-_GIVE_BACK = Script("""
+
+@job_script("""
 if not holds() then return 'lost' end
 local state = get('state')
 if state == 'cancelling' or is_final(state) then
@@ -86,32 +87,35 @@ if state == 'cancelling' or is_final(state) then
   settle_cancellation()
   return 'ok'
 end
-if ARGV[6] ~= '' then
-  set(task .. ':error', ARGV[6])
-  event('attempt_failed', task, ARGV[6])
-  if redis.call('HINCRBY', KEYS[1], task .. ':failures', 1) >= tonumber(ARGV[7]) then
-    fail_job(task, ARGV[6])
+if error_json then
+  set(task .. ':error', error_json)
+  event('attempt_failed', task, error_json)
+  if redis.call('HINCRBY', KEYS[1], task .. ':failures', 1) >= max_failures then
+    fail_job(task, error_json)
     return 'ok'
   end
 else
-  event('attempt_released', task, cjson.encode({worker = ARGV[3], reason = ARGV[5]}))
+  event('attempt_released', task, cjson.encode({worker = worker, reason = reason}))
 end
 set(task .. ':state', 'queued')
 redis.call('HDEL', KEYS[1], task .. ':token', task .. ':worker', task .. ':rate')
-redis.call('XCLAIM', queue_of(task), GROUP, NOBODY, 0, ARGV[4], 'IDLE', ARGV[8], 'JUSTID')
+redis.call('XCLAIM', queue_of(task), GROUP, NOBODY, 0, entry, 'IDLE', idle_ms, 'JUSTID')
 return 'ok'
 """)
+def _give_back(*, worker: str, entry: str, reason: str, error_json: str | None, max_failures: int, idle_ms: int) -> str:
+    """``idle_ms`` to begin with: those of a day make the entry look expired, so that it is the first to be claimed."""
+    ...
 
-# ARGV: 3 error as JSON.
-_FAIL = Script("""
+
+@job_script("""
 if not holds() then return 'lost' end
-fail_job(task, ARGV[3])
+fail_job(task, error_json)
 return 'ok'
 """)
+def _fail(*, error_json: str) -> str: ...
 
-# ARGV: 3 '1' when the output folder has been completed, 4 result as JSON or ''. The task that ends last must complete
-# the folder first, so it is told so and asks again.
-_FINISH = Script("""
+
+@job_script("""
 if get(task .. ':token') == token and get(task .. ':state') == 'succeeded' then return 'ok' end
 if not holds() then return 'lost' end
 local state = get('state')
@@ -122,58 +126,23 @@ local is_last = true
 for _, each in ipairs(tasks()) do
   if each ~= task and get(each .. ':state') ~= 'succeeded' then is_last = false end
 end
-if is_last and ARGV[3] ~= '1' then return 'last' end
+if is_last and not folder_completed then return 'last' end
 advance(total)
 redis.call('HDEL', KEYS[1], task .. ':rate', task .. ':error')
 end_task(task, 'succeeded')
 event('task_succeeded', task)
 if is_last then
-  if ARGV[4] ~= '' then set('result', ARGV[4]) end
+  if result_json then set('result', result_json) end
   end_job('succeeded')
 end
 return 'ok'
 """)
+def _finish(*, folder_completed: bool, result_json: str | None) -> str:
+    """The task that ends last must complete the folder first, so it is told so and asks again."""
+    ...
 
 
 DAY_MS = 86_400_000
-
-
-class LeaseLost(Exception):
-    """Another attempt has taken the task over; nothing this worker does counts any more."""
-
-
-class JobStopped(Exception):
-    """The job was cancelled, or failed elsewhere; the worker should stop and say so."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """One worker's turn at a task. ``number`` counts from 1 over the life of the task."""
-
-    job_id: str
-    task: Task
-    number: int
-    token: str
-    entry: str
-    worker: str
-
-    @property
-    def keys(self) -> list[str]:
-        """The keys of every job script."""
-        return keys.of_job(self.job_id)
-
-
-def unless_refused(answer: Any, attempt: Attempt) -> Any:
-    """A script's answer, if it did what it was asked to.
-
-    Raises:
-        LeaseLost, JobStopped: it refused, and why.
-    """
-    if answer == "lost":
-        raise LeaseLost(attempt)
-    if answer == "stop":
-        raise JobStopped(attempt)
-    return answer
 
 
 class Leases:
@@ -247,16 +216,14 @@ class Leases:
             f"{self._max_attempts} workers in a row vanished while working on {task}, the last being silent for over "
             f"{self.lease_seconds:g} s. Look at the workers' logs; running out of memory is the usual cause."
         )
-        number = _START(
+        number = _start(
             self._redis,
-            keys.of_job(job_id),
-            str(task),
-            token,
-            worker,
-            entry,
-            self._max_attempts,
-            message,
-            0.9 * self.lease_seconds,
+            Caller(job_id, task, token),
+            worker=worker,
+            entry=entry,
+            max_failures=self._max_attempts,
+            message=message,
+            dead_after_seconds=0.9 * self.lease_seconds,
         )
         if not number:
             return None
@@ -289,16 +256,7 @@ class Leases:
             LeaseLost: another attempt has the task.
             JobStopped: the job was cancelled or has failed elsewhere.
         """
-        answer = _HEARTBEAT(
-            self._redis,
-            attempt.keys,
-            str(attempt.task),
-            attempt.token,
-            attempt.worker,
-            attempt.entry,
-            "" if done is None else done,
-            "" if rate is None else rate,
-        )
+        answer = _renew(self._redis, attempt.caller, worker=attempt.worker, entry=attempt.entry, done=done, rate=rate)
         unless_refused(answer, attempt)
 
     def release(self, attempt: Attempt, reason: str, *, let_others_pass: bool = False) -> None:
@@ -311,32 +269,29 @@ class Leases:
             reason: for the event.
             let_others_pass: leave the task alone for the length of a lease.
         """
-        self._give_back(attempt, reason, "", idle_ms=0 if let_others_pass else DAY_MS)
+        self._give_back(attempt, reason, None, idle_ms=0 if let_others_pass else DAY_MS)
 
     def retry(self, attempt: Attempt, error: JobError) -> None:
         """Gives the task back after an error; ``max_attempts`` of them without progress fail the job."""
         self._give_back(attempt, error.code, error.model_dump_json())
 
-    def _give_back(self, attempt: Attempt, reason: str, error: str, idle_ms: int = DAY_MS) -> None:
-        answer = _GIVE_BACK(
+    def _give_back(self, attempt: Attempt, reason: str, error_json: str | None, idle_ms: int = DAY_MS) -> None:
+        answer = _give_back(
             self._redis,
-            attempt.keys,
-            str(attempt.task),
-            attempt.token,
-            attempt.worker,
-            attempt.entry,
-            reason,
-            error,
-            self._max_attempts,
-            idle_ms,
+            attempt.caller,
+            worker=attempt.worker,
+            entry=attempt.entry,
+            reason=reason,
+            error_json=error_json,
+            max_failures=self._max_attempts,
+            idle_ms=idle_ms,
         )
         unless_refused(answer, attempt)
 
     def fail(self, attempt: Attempt, error: UserError) -> None:
         """Fails the job for a reason that trying again cannot mend."""
         described = JobError(code=error.code, message=error.message, stage=attempt.task.role)
-        if _FAIL(self._redis, attempt.keys, str(attempt.task), attempt.token, described.model_dump_json()) == "lost":
-            raise LeaseLost(attempt)
+        unless_refused(_fail(self._redis, attempt.caller, error_json=described.model_dump_json()), attempt)
 
     def finish(
         self, attempt: Attempt, *, folder_completed: bool = False, result: dict[str, object] | None = None
@@ -350,13 +305,11 @@ class Leases:
         Raises:
             LeaseLost, JobStopped: as for ``renew``.
         """
-        answer: str = _FINISH(
+        answer = _finish(
             self._redis,
-            attempt.keys,
-            str(attempt.task),
-            attempt.token,
-            "1" if folder_completed else "",
-            json.dumps(result) if result else "",
+            attempt.caller,
+            folder_completed=folder_completed,
+            result_json=json.dumps(result) if result else None,
         )
         unless_refused(answer, attempt)
         return answer

@@ -10,19 +10,24 @@ from pydantic import BaseModel, Field
 
 from shared.broker import keys
 from shared.broker.connection import Client
+from shared.broker.keys import Key
+from shared.broker.scripts import script
 from shared.weight_files.inspection import TensorEntry
 
 TENSORS_KEPT = 20_000
 
-# KEYS: 1 model, 2 all models, 3 jobs that refer to it, 4 unfinished jobs. ARGV: 1 id.
-_DELETE = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 'missing' end
-local users = redis.call('SINTER', KEYS[3], KEYS[4])
+
+@script("""
+if redis.call('EXISTS', model) == 0 then return 'missing' end
+local users = redis.call('SINTER', jobs_of_model, unfinished_jobs)
 if #users > 0 then return users[1] end
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('DEL', KEYS[1], KEYS[3])
+redis.call('ZREM', all_models, model_id)
+redis.call('DEL', model, jobs_of_model)
 return 'ok'
-"""
+""")
+def _delete(*, model: Key, all_models: Key, jobs_of_model: Key, unfinished_jobs: Key, model_id: str) -> str:
+    """Answers ``ok``, ``missing``, or the id of an unfinished job that uses the model."""
+    ...
 
 
 class Model(BaseModel):
@@ -110,14 +115,13 @@ class Models:
             KeyError: there is no such model.
             ModelInUse: an unfinished job refers to it.
         """
-        outcome = self._redis.eval(
-            _DELETE,
-            4,
-            keys.model(model_id),
-            keys.MODELS,
-            keys.model_jobs(model_id),
-            keys.UNFINISHED,
-            model_id,
+        outcome = _delete(
+            self._redis,
+            model=keys.model(model_id),
+            all_models=keys.MODELS,
+            jobs_of_model=keys.model_jobs(model_id),
+            unfinished_jobs=keys.UNFINISHED,
+            model_id=model_id,
         )
         if outcome == "missing":
             raise KeyError(model_id)

@@ -14,35 +14,36 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 
 from shared.broker import keys
+from shared.broker.attempts import Attempt, unless_refused
 from shared.broker.connection import Client
-from shared.broker.leases import Attempt, unless_refused
-from shared.broker.scripts import Script
+from shared.broker.keys import Key
+from shared.broker.scripts import job_script
+from shared.events import EventType
 from shared.jobs import Event, JobError, Measurement
 
 BLOCK_ROWS = 64
 
-# ARGV: 3 '1' for progress that resets the count of failures, then pairs of field and value.
-STORE = Script("""
+
+@job_script("""
 if not holds() then return 'lost' end
-for index = 4, #ARGV, 2 do set(ARGV[index], ARGV[index + 1]) end
-if ARGV[3] == '1' then set(task .. ':failures', 0) end
+set(task .. ':error', error_json)
 return 'ok'
 """)
+def _show_error(*, error_json: str) -> str: ...
 
-# KEYS 7: metrics, 8: their overview, 9: rows of open blocks. ARGV: 3 event type or '', 4 event data, 5 measurement
-# or '', 6 step, 7 values as JSON or ''.
-_REPORT = Script(f"""
+
+@job_script(f"""
 if not holds() then return 'lost' end
-if ARGV[3] ~= '' then event(ARGV[3], task, ARGV[4]) end
-if ARGV[5] ~= '' then set('measurement', ARGV[5]) end
-if ARGV[7] == '' then return 'ok' end
+if event_type then event(event_type, task, event_data) end
+if measurement then set('measurement', measurement) end
+if not values then return 'ok' end
 local time = now()
-local id = redis.call('XADD', KEYS[7], 'MAXLEN', '~', {keys.METRICS_KEPT}, '*', 'task', task, 'at', time,
-                      'step', ARGV[6], 'values', ARGV[7])
-local open = redis.call('HGET', KEYS[9], task)
-open = (open and open .. '\\n' or '') .. '["' .. id .. '",' .. time .. ',' .. ARGV[6] .. ',' .. ARGV[7] .. ']'
-if redis.call('HINCRBY', KEYS[9], task .. ':rows', 1) % {BLOCK_ROWS} ~= 0 then
-  redis.call('HSET', KEYS[9], task, open)
+local id = redis.call('XADD', metrics, 'MAXLEN', '~', {keys.METRICS_KEPT}, '*', 'task', task, 'at', time,
+                      'step', step, 'values', values)
+local open = redis.call('HGET', open_blocks, task)
+open = (open and open .. '\\n' or '') .. '["' .. id .. '",' .. time .. ',' .. step .. ',' .. values .. ']'
+if redis.call('HINCRBY', open_blocks, task .. ':rows', 1) % {BLOCK_ROWS} ~= 0 then
+  redis.call('HSET', open_blocks, task, open)
   return 'ok'
 end
 local rows, least, greatest, kept = {{}}, {{}}, {{}}, {{}}
@@ -60,11 +61,22 @@ end
 for index = 1, #rows do
   if is_kept[index] then kept[#kept + 1] = rows[index] end
 end
-redis.call('XADD', KEYS[8], 'MAXLEN', '~', {keys.METRIC_BLOCKS_KEPT}, id, 'task', task, 'rows',
+redis.call('XADD', overview, 'MAXLEN', '~', {keys.METRIC_BLOCKS_KEPT}, id, 'task', task, 'rows',
            '[' .. table.concat(kept, ',') .. ']')
-redis.call('HDEL', KEYS[9], task)
+redis.call('HDEL', open_blocks, task)
 return 'ok'
 """)
+def _report(
+    *,
+    metrics: Key,
+    overview: Key,
+    open_blocks: Key,
+    event_type: str | None,
+    event_data: str,
+    measurement: str | None,
+    step: int,
+    values: str | None,
+) -> str: ...
 
 
 class MetricRow(NamedTuple):
@@ -86,17 +98,12 @@ class Reports:
 
     def show_error(self, attempt: Attempt, error: JobError) -> None:
         """Shows on the stage what holds it up; goes when the task succeeds."""
-        self._store(attempt, {f"{attempt.task}:error": error.model_dump_json()})
-
-    def _store(self, attempt: Attempt, fields: Mapping[str, str], *, is_progress: bool = False) -> None:
-        pairs = [part for pair in fields.items() for part in pair]
-        answer = STORE(self._redis, attempt.keys, str(attempt.task), attempt.token, "1" if is_progress else "", *pairs)
-        unless_refused(answer, attempt)
+        unless_refused(_show_error(self._redis, attempt.caller, error_json=error.model_dump_json()), attempt)
 
     def report(
         self,
         attempt: Attempt,
-        event: str = "",
+        event: EventType | None = None,
         data: Mapping[str, Any] | None = None,
         *,
         measurement: Measurement | None = None,
@@ -105,16 +112,17 @@ class Reports:
     ) -> None:
         """Adds an event, a measurement and values for charts, whichever are given, in one round trip."""
         job_id = attempt.job_id
-        answer = _REPORT(
+        answer = _report(
             self._redis,
-            [*attempt.keys, keys.metrics(job_id), keys.metrics_overview(job_id), keys.metrics_open(job_id)],
-            str(attempt.task),
-            attempt.token,
-            event,
-            json.dumps(dict(data or {})),
-            measurement.model_dump_json() if measurement else "",
-            step,
-            json.dumps(dict(metrics)) if metrics else "",
+            attempt.caller,
+            metrics=keys.metrics(job_id),
+            overview=keys.metrics_overview(job_id),
+            open_blocks=keys.metrics_open(job_id),
+            event_type=event,
+            event_data=json.dumps(dict(data or {})),
+            measurement=measurement.model_dump_json() if measurement else None,
+            step=step,
+            values=json.dumps(dict(metrics)) if metrics else None,
         )
         unless_refused(answer, attempt)
 

@@ -1,22 +1,43 @@
-"""Lua that every script of the broker starts with, and the class that runs one.
+"""Lua scripts: each one atomic step on the server, called like a function with named, typed arguments.
 
 A script is atomic on the server, which is what fencing rests on: the check of the attempt token and the
 write that it guards cannot be separated by another worker's takeover. Times come from the server's
 clock, so that machines need not agree on theirs.
+
+The signature of a Python function declares a script. Each parameter is a local variable of that name in Lua, so that
+nobody counts ``ARGV`` and mypy checks the calls:
+
+    @job_script("if holds() then redis.call('XADD', stream, '*', 'index', index) end")
+    def _announce(*, stream: Key, index: int) -> None: ...
+
+    _announce(client, attempt.caller, stream=keys.shards(attempt.job_id), index=3)
+
+``Key`` goes to ``KEYS``; text, numbers and truth values arrive as such, lists and mappings through JSON; None arrives
+as nil.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
+
+import json
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Generic, NamedTuple, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 from shared.broker.connection import Client
-from shared.broker.keys import EVENTS_KEPT, GROUP, NOBODY, STATISTICS
+from shared.broker.keys import EVENTS_KEPT, GROUP, NOBODY, STATISTICS, Key, of_job
+from shared.events import EventType
+from shared.jobs import Task
+
+Parameters = ParamSpec("Parameters")
+Answer = TypeVar("Answer")
 
 # KEYS of every job script: 1 job hash, 2 its events, 3 queue:synthesis, 4 queue:distillation, 5 unfinished set,
 # 6 untidy set.
-# ARGV[1] is always a task (role:partition) or ''; ARGV[2] the attempt token where the call is fenced.
-PRELUDE = f"""
+# ARGV: 1 task (role:partition) or '', 2 the attempt's token where the call is fenced, 3 the job's id.
+PRELUDE: Final = f"""
 local GROUP, NOBODY = '{GROUP}', '{NOBODY}'
-local task, token = ARGV[1], ARGV[2]
+local task, token, job_id = ARGV[1], ARGV[2], ARGV[3]
 
 local function now()
   local time = redis.call('TIME')
@@ -74,8 +95,8 @@ end
 local function end_job(state, data)
   enter(state)
   set('finished_at', now())
-  redis.call('SREM', KEYS[5], get('id'))
-  redis.call('SADD', KEYS[6], get('id'))
+  redis.call('SREM', KEYS[5], job_id)
+  redis.call('SADD', KEYS[6], job_id)
   event('job_' .. state, '', data)
 end
 
@@ -120,15 +141,146 @@ local function holds() return get(task .. ':token') == token and get(task .. ':s
 """
 
 
-class Script:
-    """One Lua script with the common prelude."""
+class Caller(NamedTuple):
+    """Of which job a script is, and who calls it. ``task`` and ``token`` are an attempt's, empty for everybody else."""
 
-    def __init__(self, body: str) -> None:
-        self._source = PRELUDE + body
+    job_id: str
+    task: Task | str = ""
+    token: str = ""
+
+
+class Script(Generic[Parameters, Answer]):
+    """A script that names all of its keys. Make one with ``script``.
+
+    Args:
+        declaration: whose keyword-only parameters are the arguments; never called.
+        lua: the body.
+        prelude: Lua that comes before.
+        first_key, first_argument: places in KEYS and ARGV of the first declared one.
+    """
+
+    def __init__(
+        self,
+        declaration: Callable[Parameters, Answer],
+        lua: str,
+        prelude: str = "",
+        first_key: int = 1,
+        first_argument: int = 1,
+    ) -> None:
+        self.__doc__ = declaration.__doc__
+        self.name = declaration.__name__
+        hints = get_type_hints(declaration)
+        hints.pop("return", None)
+        self._hints: dict[str, Any] = hints
+        self._key_names = [name for name, hint in hints.items() if _is_key(hint)]
+        self._argument_names = [name for name in hints if name not in self._key_names]
+        keys = [_key(hints[name], name, place) for place, name in enumerate(self._key_names, first_key)]
+        arguments = [
+            _argument(hints[name], name, place) for place, name in enumerate(self._argument_names, first_argument)
+        ]
+        _check(self.name, lua, prelude, hints)
+        self.source = "\n".join([prelude, *keys, *arguments, lua])
         self._registered: Any = None
 
-    def __call__(self, client: Client, keys: Sequence[str], *arguments: str | int | float) -> Any:
+    def __call__(self, client: Client, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Answer:
         """Runs it by its hash, loading it on the server when it is not there yet."""
+        return self._run(client, (), (), kwargs)
+
+    def _run(self, client: Client, keys: Sequence[str], arguments: Sequence[str], given: Mapping[str, Any]) -> Answer:
         if self._registered is None:
-            self._registered = client.register_script(self._source)
-        return self._registered(keys=list(keys), args=list(arguments), client=client)
+            self._registered = client.register_script(self.source)
+        all_keys: list[str] = list(keys)
+        all_arguments: list[str | int | float] = list(arguments)
+        for name in self._key_names:
+            all_keys += [given[name]] if self._hints[name] is Key else given[name]
+        all_arguments += [_encode(given[name]) for name in self._argument_names]
+        answer: Answer = self._registered(keys=all_keys, args=all_arguments, client=client)
+        return answer
+
+
+class JobScript(Script[Parameters, Answer]):
+    """A script about one job, with the common prelude. Make one with ``job_script``."""
+
+    def __init__(self, declaration: Callable[Parameters, Answer], lua: str) -> None:
+        super().__init__(declaration, lua, PRELUDE, first_key=len(of_job("")) + 1, first_argument=4)
+
+    def __call__(  # type: ignore[override]
+        self, client: Client, caller: Caller, /, *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Answer:
+        """Runs it by its hash, loading it on the server when it is not there yet."""
+        first = (str(caller.task), caller.token, caller.job_id)
+        return self._run(client, of_job(caller.job_id), first, kwargs)
+
+
+def script(lua: str) -> Callable[[Callable[Parameters, Answer]], Script[Parameters, Answer]]:
+    """Makes the decorated declaration a script; see the top of this module."""
+    return lambda declaration: Script(declaration, lua)
+
+
+def job_script(lua: str) -> Callable[[Callable[Parameters, Answer]], JobScript[Parameters, Answer]]:
+    """Makes the decorated declaration a script about one job, with all that the prelude offers."""
+    return lambda declaration: JobScript(declaration, lua)
+
+
+_EVENT = re.compile(r"\bevent\('(\w+)'")
+_LOCAL = re.compile(r"^local (?:function )?([\w, ]+?)(?: =|\()", re.MULTILINE)
+_OF_LUA: Final = {
+    "redis",
+    "cjson",
+    "string",
+    "table",
+    "math",
+    "type",
+    "unpack",
+    "pairs",
+    "ipairs",
+    "tonumber",
+    "tostring",
+}
+
+
+def _check(name: str, lua: str, prelude: str, hints: Mapping[str, Any]) -> None:
+    """What would go wrong only when the script runs goes wrong when the module is imported."""
+    taken = _OF_LUA | {each for found in _LOCAL.findall(prelude) for each in found.split(", ")}
+    if shadowed := taken & hints.keys():
+        raise TypeError(f"script {name}: parameters {sorted(shadowed)} hide what the Lua code around them needs")
+    many = [name for name, hint in hints.items() if get_args(hint) == (Key,)]
+    if len(many) > 1 or (many and many != [name for name, hint in hints.items() if _is_key(hint)][-1:]):
+        raise TypeError(f"script {name}: only the last key may stand for several, not {many}")
+    if unknown := set(_EVENT.findall(lua)) - {*EventType, "job_"}:
+        raise TypeError(f"script {name}: {sorted(unknown)} are no types of events; see shared.events")
+
+
+def _is_key(hint: Any) -> bool:
+    return hint is Key or get_args(hint) == (Key,)
+
+
+def _key(hint: Any, name: str, place: int) -> str:
+    return f"local {name} = " + (f"KEYS[{place}]" if hint is Key else f"{{unpack(KEYS, {place})}}")
+
+
+def _argument(hint: Any, name: str, place: int) -> str:
+    """The Lua that gives an argument its name and type."""
+    given = f"ARGV[{place}]"
+    if get_origin(hint) in (types.UnionType,) and type(None) in get_args(hint):
+        (inner,) = (each for each in get_args(hint) if each is not type(None))
+        return f"local {name}\nif {given} ~= '' then {_argument(inner, name, place).removeprefix('local ')} end"
+    if hint is bool:
+        return f"local {name} = {given} == '1'"
+    if hint in (int, float):
+        return f"local {name} = tonumber({given})"
+    if hint is str:
+        return f"local {name} = {given}"
+    if get_origin(hint) in (list, Sequence, Mapping):
+        return f"local {name} = cjson.decode({given})"
+    raise TypeError(f"no way to tell Lua of {name}: {hint}")
+
+
+def _encode(value: Any) -> str | int | float:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "1" if value else ""
+    if isinstance(value, str | int | float):
+        return value
+    return json.dumps(value)

@@ -9,34 +9,36 @@ length is that of the work and not of the history.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from shared.broker import keys
 from shared.broker.connection import Client
+from shared.broker.keys import Key
+from shared.broker.scripts import script
 from shared.jobs import Role, State
 
 LAG_JOBS = 1000
 """Most jobs asked for their shard lag: the oldest that are to be distilled, which are served first."""
 
-# KEYS: 1 statistics, 2 all jobs, 3 unfinished jobs, 4 all workers, 5 queue:distillation, 5 and following: all queues.
-# The hashes of jobs and workers that the keys lead to are read by their names.
-_SNAPSHOT = f"""
+
+@script(f"""
 local time = redis.call('TIME')
-local function state_count(state) return tonumber(redis.call('HGET', KEYS[1], 'jobs:' .. state) or 0) end
+local function state_count(state) return tonumber(redis.call('HGET', statistics, 'jobs:' .. state) or 0) end
 
 -- The counts of states are made anew when they cannot be right: a server that older versions have worked with.
 local function check_states()
   local unfinished = state_count('queued') + state_count('running') + state_count('cancelling')
   local final = state_count('succeeded') + state_count('failed') + state_count('cancelled')
-  local jobs = redis.call('ZCARD', KEYS[2])
-  if unfinished == redis.call('SCARD', KEYS[3]) and unfinished + final == jobs then return end
+  local jobs = redis.call('ZCARD', all_jobs)
+  if unfinished == redis.call('SCARD', unfinished_jobs) and unfinished + final == jobs then return end
   local counts = {{{", ".join(f"{state} = 0" for state in State)}}}
-  for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+  for _, id in ipairs(redis.call('ZRANGE', all_jobs, 0, -1)) do
     local state = redis.call('HGET', '{keys.job("")}' .. id, 'state')
     if state then counts[state] = counts[state] + 1 end
   end
-  for state, count in pairs(counts) do redis.call('HSET', KEYS[1], 'jobs:' .. state, count) end
+  for state, count in pairs(counts) do redis.call('HSET', statistics, 'jobs:' .. state, count) end
 end
 
 local function workers_group(queue)
@@ -68,7 +70,7 @@ end
 
 local function shard_lags()
   local lags = {{}}
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[5], '-', '+', 'COUNT', {LAG_JOBS})) do
+  for _, entry in ipairs(redis.call('XRANGE', queues[1], '-', '+', 'COUNT', {LAG_JOBS})) do
     local id
     for place = 1, #entry[2], 2 do if entry[2][place] == 'job' then id = entry[2][place + 1] end end
     local job = redis.call('HMGET', '{keys.job("")}' .. id, 'shards', 'shards_consumed')
@@ -77,9 +79,9 @@ local function shard_lags()
   return lags
 end
 
-local function all_workers()
+local function workers_heard_of()
   local workers = {{}}
-  local heard = redis.call('ZRANGE', KEYS[4], 0, -1, 'WITHSCORES')
+  local heard = redis.call('ZRANGE', all_workers, 0, -1, 'WITHSCORES')
   for place = 1, #heard, 2 do
     local role = redis.call('HMGET', '{keys.worker("")}' .. heard[place], 'role', 'job')
     if role[1] then workers[#workers + 1] = {{heard[place], role[1], role[2] or '', heard[place + 1]}} end
@@ -88,13 +90,16 @@ local function all_workers()
 end
 
 check_states()
-local queues = {{}}
-for index = 5, #KEYS do queues[#queues + 1] = queue_state(KEYS[index]) end
+local states = {{}}
+for index, queue in ipairs(queues) do states[index] = queue_state(queue) end
 return cjson.encode({{
-  time = string.format('%d.%06d', time[1], time[2]), counts = redis.call('HGETALL', KEYS[1]),
-  queues = queues, lags = shard_lags(), workers = all_workers(),
+  time = string.format('%d.%06d', time[1], time[2]), counts = redis.call('HGETALL', statistics),
+  queues = states, lags = shard_lags(), workers = workers_heard_of(),
 }})
-"""
+""")
+def _snapshot(*, statistics: Key, all_jobs: Key, unfinished_jobs: Key, all_workers: Key, queues: Sequence[Key]) -> str:
+    """JSON. ``queues``: that of distillation first. Hashes of jobs and workers that they lead to are read by name."""
+    ...
 
 
 @dataclass(frozen=True)
@@ -144,14 +149,21 @@ class Statistics:
 
     def __init__(self, client: Client) -> None:
         self._redis = client
-        self._snapshot = client.register_script(_SNAPSHOT)
 
     def snapshot(self) -> Snapshot:
         """Everything at once, in one round trip."""
         others = [role for role in Role if role is not Role.DISTILLATION]
         roles = [Role.DISTILLATION, *others]
         queues = [keys.queue(role) for role in roles]
-        answer = json.loads(self._snapshot(keys=[keys.STATISTICS, keys.JOBS, keys.UNFINISHED, keys.WORKERS, *queues]))
+        text = _snapshot(
+            self._redis,
+            statistics=keys.STATISTICS,
+            all_jobs=keys.JOBS,
+            unfinished_jobs=keys.UNFINISHED,
+            all_workers=keys.WORKERS,
+            queues=queues,
+        )
+        answer = json.loads(text)
         time = float(answer["time"])
         flat: list[str] = list(answer["counts"])
         counts = {name: int(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}

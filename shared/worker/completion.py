@@ -43,12 +43,12 @@ def finish(turn: Turn, measured: dict[str, Any]) -> bool:
 
 def _complete_folder(turn: Turn, measured: dict[str, Any]) -> dict[str, Any]:
     """Writes index, card, grid and metrics; returns the job's result."""
-    job_id, storage, streams = turn.attempt.job_id, turn.storage, turn.broker.streams
+    job_id, storage, broker = turn.attempt.job_id, turn.storage, turn.broker
     folder = job_paths.folder(job_id)
-    manifests = streams.shards(job_id)
+    manifests = broker.shards.manifests(job_id)
     result: dict[str, Any] = {}
     if manifests:
-        checkpoints = [streams.checkpoint(job_id, task) for task in tasks_of(turn.spec)]
+        checkpoints = [broker.checkpoints.pointer(job_id, task) for task in tasks_of(turn.spec)]
         seconds = sum(each.get("synthesis_seconds", 0.0) for each in checkpoints if each)
         images = sum(manifest.images for manifest in manifests)
         result |= {
@@ -58,12 +58,12 @@ def _complete_folder(turn: Turn, measured: dict[str, Any]) -> dict[str, Any]:
             "synthesis_images_per_second": round(images / seconds, 3) if seconds else None,
             "grid": job_paths.grid(job_id),
         }
-        turn.broker.leases.renew(turn.attempt)  # only whoever still has the task may remove anything
+        broker.leases.renew(turn.attempt)  # only whoever still has the task may remove anything
         remove_unlisted(storage, folder, manifests)
         write_grid(storage, folder, manifests, turn.scratch)
         write_index(storage, folder, manifests, name=turn.spec.name or job_id)
         write_dataset_card(storage, folder, manifests, turn.spec, grid=job_paths.grid(job_id).rpartition("/")[2])
     result |= measured
-    metrics = {"job": job_id, "result": result, "series": streams.metrics(job_id)}
+    metrics = {"job": job_id, "result": result, "series": broker.reports.metrics(job_id)}
     storage.put_bytes(json.dumps(metrics, indent=1).encode(), job_paths.metrics(job_id))
     return result

@@ -48,7 +48,7 @@ def complaint_about_worker(redis_url: str | None, host: str, *, now: float | Non
         return "REDIS_URL is not set"
     broker = Broker(redis_url, retries=0, timeout_seconds=REDIS_TIMEOUT_SECONDS)
     try:
-        known = broker.streams.workers()
+        known = broker.workers.all()
     except redis.RedisError as error:
         return f"Redis cannot be used: {error}"
     finally:

@@ -26,6 +26,7 @@ import structlog
 
 from shared.broker import Attempt, Broker, JobStopped, LeaseLost
 from shared.errors import UserError
+from shared.events import EventType
 from shared.jobs import JobError, JobRecord, Role
 from shared.logs import in_this_context
 from shared.settings import Settings
@@ -156,9 +157,9 @@ class Turn:
         self._stopping.wait(seconds)
         self.check()
 
-    def report(self, event: str = "", data: Mapping[str, Any] | None = None, **more: Any) -> None:
-        """``Streams.report`` for this attempt."""
-        self.broker.streams.report(self.attempt, event, data, **more)
+    def report(self, event: EventType | None = None, data: Mapping[str, Any] | None = None, **more: Any) -> None:
+        """``Reports.report`` for this attempt."""
+        self.broker.reports.report(self.attempt, event, data, **more)
 
     def persist(self, write: Callable[[], Result]) -> Result:
         """Calls ``write`` until the storage has room for it, and tells the job what holds it up.
@@ -187,8 +188,8 @@ class Turn:
             message = f"the storage or the temporary folder is full ({error}); the work goes on once there is room"
             logger.warning("storage_full", error=str(error))
             told = JobError(code="storage_full", message=message, stage=self.attempt.task.role)
-            self.broker.streams.show_error(self.attempt, told)
-            self.report("storage_full", {"message": message})
+            self.broker.reports.show_error(self.attempt, told)
+            self.report(EventType.STORAGE_FULL, {"message": message})
 
     def _beat(self) -> None:
         interval = min(self.broker.leases.lease_seconds / 4, HEARTBEAT_SECONDS)
@@ -275,7 +276,7 @@ class Worker:
             elif time.monotonic() >= self._next_sweep:
                 self._sweep()
         with suppress(redis.RedisError):
-            self._broker.streams.forget_worker(self.name)
+            self._broker.workers.forget(self.name)
         # The interpreter takes the handler away while it shuts down, and then the signal would kill.
         signal.setitimer(signal.ITIMER_REAL, 0)
         logger.info("worker_stopped")
@@ -299,7 +300,7 @@ class Worker:
 
     def _register(self, job_id: str) -> None:
         fields = {"role": str(self.role), "pid": os.getpid(), "job": job_id, "at": time.time(), **self._describe()}
-        self._broker.streams.register_worker(self.name, fields, ttl_seconds=60)
+        self._broker.workers.register(self.name, fields, ttl_seconds=60)
 
     def _take(self, attempt: Attempt) -> None:
         with structlog.contextvars.bound_contextvars(

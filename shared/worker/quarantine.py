@@ -43,7 +43,7 @@ def set_aside(turn: Turn, shard: AnnouncedShard, damage: DamagedShard, *, consum
         UserError: ``too_many_damaged_shards``.
     """
     logger.warning("shard_damaged", shard=shard.manifest.name, reason=damage.reason)
-    damaged = turn.broker.streams.set_aside(turn.attempt, shard, damage.reason, consumed=consumed)
+    damaged = turn.broker.shards.quarantine(turn.attempt, shard, damage.reason, consumed=consumed)
     discard(turn.storage, job_paths.shards(shard.manifest.job), shard.manifest)
     limit = turn.settings.max_damaged_shards
     if damaged > limit:
@@ -65,7 +65,7 @@ def verify_all(turn: Turn, *, consumed: bool) -> bool:
         Whether all are whole. Those that are not were set aside.
     """
     is_whole = True
-    for shard in turn.broker.streams.shards_until(turn.attempt.job_id):
+    for shard in turn.broker.shards.until(turn.attempt.job_id):
         turn.check()
         try:
             with fetched(turn, shard) as path:

@@ -66,7 +66,7 @@ def _tidy(broker: Broker, storage: Storage, job_id: str) -> None:
     if job is None:
         return
     work, shards = f"{job_paths.work(job_id)}/", f"{job_paths.shards(job_id)}/"
-    counted = {f"{shards}{name}" for each in broker.streams.shards(job_id) for name in (each.name, each.sidecar_name)}
+    counted = {f"{shards}{name}" for each in broker.shards.manifests(job_id) for name in (each.name, each.sidecar_name)}
     for name in present:
         if name.startswith((work, shards)) and name not in counted | job.needed:
             storage.delete(name)

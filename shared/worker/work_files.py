@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 import torch
 
+from shared.events import EventType
 from shared.storage import Storage
 from shared.worker.loop import Turn
 
@@ -54,7 +55,7 @@ def read(turn: Turn, pointer: Mapping[str, Any]) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return state
     logger.warning("checkpoint_lost", name=pointer["name"], bytes=len(data))
-    turn.report("checkpoint_lost", {"name": pointer["name"]})
+    turn.report(EventType.CHECKPOINT_LOST, {"name": pointer["name"]})
     return None
 
 

@@ -16,6 +16,7 @@ import structlog
 import torch
 
 from shared.broker import Backlog, LeaseLost, StudentSnapshot
+from shared.events import EventType
 from shared.networks.devices import choose_device
 from shared.shards.format import SampleBatch, discard
 from shared.shards.manifest import ShardManifest
@@ -90,7 +91,7 @@ class Synthesis:
         )
         if turn.settings.compile_networks:
             self._inverter.compile_networks()
-        position = turn.broker.streams.synthesis_position(turn.attempt.job_id, self._task)
+        position = turn.broker.shards.position(turn.attempt.job_id, self._task)
         self._plan = PartitionPlan(self._spec, self._task.partition, position)
         self._checkpoint = position.checkpoint
         self._rounds = 0
@@ -151,7 +152,7 @@ class Synthesis:
                 self._announce_sealed(writer)
             self._announce_sealed(writer, wait=True)
         self._preview.flush()
-        self._plan.refresh(turn.broker.streams.synthesis_position(attempt.job_id, self._task))
+        self._plan.refresh(turn.broker.shards.position(attempt.job_id, self._task))
 
     def _while_waiting(self, full: OSError | None) -> None:
         """Called by the writer while it is waited for; ``full`` says that it waits for room itself."""
@@ -195,7 +196,7 @@ class Synthesis:
     def _use_newest_student(self) -> None:
         if self._student is None:
             return
-        newest = self._turn.broker.streams.newest_student(self._turn.attempt.job_id)
+        newest = self._turn.broker.snapshots.newest(self._turn.attempt.job_id)
         if newest is None or newest == self._snapshot:
             return
         if self._models.fill_from_snapshot(self._student, newest):
@@ -215,10 +216,10 @@ class Synthesis:
         turn.persist(lambda: turn.storage.put_bytes(end.state, name))
         checkpoint = work_files.pointer_to(name, end.state, rounds=end.rounds, synthesis_seconds=end.seconds)
         try:
-            turn.broker.streams.announce(attempt, manifest, checkpoint)
+            turn.broker.shards.announce(attempt, manifest, checkpoint)
         except LeaseLost:
             # Any other error leaves open whether the shard counts, so the files stay until the job ends.
-            if not turn.broker.streams.is_announced(manifest):
+            if not turn.broker.shards.is_announced(manifest):
                 turn.storage.delete(name)
                 discard(turn.storage, self._folder, manifest)
             raise
@@ -238,7 +239,7 @@ class Synthesis:
         while True:
             self._turn.check()
             self._announce_sealed(writer)
-            backlog = self._turn.broker.streams.backlog(self._turn.attempt.job_id)
+            backlog = self._turn.broker.shards.backlog(self._turn.attempt.job_id)
             ahead = backlog.shards + writer.pending
             if ahead < self._max_backlog:
                 break
@@ -247,10 +248,10 @@ class Synthesis:
                 raise TurnYielded("no distiller for this job, and another task waits", is_older=patience.is_older)
             if not waited and not self._is_lockstep:
                 waited = True
-                self._turn.report("synthesis_paused", {"backlog": ahead})
+                self._turn.report(EventType.SYNTHESIS_PAUSED, {"backlog": ahead})
             self._turn.pause(BACKLOG_POLL_SECONDS)
         if waited:
-            self._turn.report("synthesis_resumed", {"backlog": ahead})
+            self._turn.report(EventType.SYNTHESIS_RESUMED, {"backlog": ahead})
 
 
 class YieldRule:

@@ -44,7 +44,7 @@ def _images(cluster: Cluster, record: JobRecord, findings: Findings) -> Iterator
     assert synthesis is not None
     numbers: Counter[tuple[int, int]] = Counter()
     names: Counter[str] = Counter()
-    for manifest in cluster.broker.streams.shards(record.id):
+    for manifest in cluster.broker.shards.manifests(record.id):
         path = cluster.storage.local_path(f"{job_paths.shards(record.id)}/{manifest.name}")
         assert path is not None
         try:
@@ -70,7 +70,7 @@ def _counters(cluster: Cluster, record: JobRecord, server_forgot: bool) -> Itera
     spec, result = record.parsed_spec(), record.result or {}
     assert spec.synthesis is not None
     stage = record.stages.synthesis
-    shards = cluster.broker.streams.shards(record.id)
+    shards = cluster.broker.shards.manifests(record.id)
     assert stage is not None
     counted: dict[str, tuple[object, object]] = {
         "result.images": (result.get("images"), spec.synthesis.num_images),
@@ -97,7 +97,7 @@ def _folder(cluster: Cluster, record: JobRecord) -> Iterator[str]:
     """The output is what the record says, and there is nothing else."""
     storage, folder = cluster.storage, job_paths.folder(record.id)
     expected = {f"{folder}/{name}" for name in ("index.json", "README.md", "grid.png", "metrics.json")}
-    for manifest in cluster.broker.streams.shards(record.id):
+    for manifest in cluster.broker.shards.manifests(record.id):
         expected |= {f"{folder}/shards/{manifest.name}", f"{folder}/shards/{manifest.sidecar_name}"}
     if record.stages.distillation is not None:
         name = job_paths.student(record.id)
@@ -114,7 +114,7 @@ def _folder(cluster: Cluster, record: JobRecord) -> Iterator[str]:
 def _one_writer(cluster: Cluster, job_id: str) -> Iterator[str]:
     """Every shard was announced by the attempt that had begun last: no two whose writes both counted."""
     current: dict[str | None, int] = {}
-    for event in cluster.broker.streams.events(job_id, limit=100_000):
+    for event in cluster.broker.reports.events(job_id, limit=100_000):
         if event.type == "attempt_started":
             current[event.task] = int(str(event.data["attempt"]))
         elif event.type == "shard_sealed":
@@ -151,12 +151,12 @@ def check_nothing_is_left(cluster: Cluster, jobs: list[str]) -> Iterator[str]:
 
 def takeovers(cluster: Cluster, job_id: str) -> int:
     """Attempts that ended because their worker fell silent."""
-    return sum(event.type == "attempt_lost" for event in cluster.broker.streams.events(job_id, limit=100_000))
+    return sum(event.type == "attempt_lost" for event in cluster.broker.reports.events(job_id, limit=100_000))
 
 
 def damaged_shards(cluster: Cluster, job_id: str) -> int:
     """Shards that were found damaged and set aside."""
-    return sum(event.type == "shard_damaged" for event in cluster.broker.streams.events(job_id, limit=100_000))
+    return sum(event.type == "shard_damaged" for event in cluster.broker.reports.events(job_id, limit=100_000))
 
 
 __all__ = ["Findings", "Task", "check_job", "check_nothing_is_left", "damaged_shards", "takeovers"]

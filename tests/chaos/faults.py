@@ -158,7 +158,7 @@ def _shard(victim: Victim) -> Path | None:
     found = [
         path
         for job in victim.jobs
-        for manifest in victim.cluster.broker.streams.shards(job.id)
+        for manifest in victim.cluster.broker.shards.manifests(job.id)
         if (path := victim.cluster.storage.local_path(f"{job_paths.shards(job.id)}/{manifest.name}")) is not None
         and path.exists()
     ]

@@ -63,7 +63,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> dic
     broker.redis.flushall()
     job = broker.jobs.create(small_job())
     announce(broker, storage, claim(broker, Role.SYNTHESIS), 0)
-    broker.streams.register_worker("w", {"role": "synthesis", "job": job.id}, ttl_seconds=60)
+    broker.workers.register("w", {"role": "synthesis", "job": job.id}, ttl_seconds=60)
     with serving(redis_server, storage.root, free_port()) as url:
         for path in (f"/jobs/{job.id}", "/jobs", "/nowhere"):
             httpx.get(url + path, trust_env=False)

@@ -110,7 +110,7 @@ class Service:
 
     def events(self, job_id: str) -> list[Event]:
         """All events of a job, in order."""
-        return self.broker.streams.events(job_id, limit=100_000)
+        return self.broker.reports.events(job_id, limit=100_000)
 
     def stop(self) -> None:
         """Ends every process, politely first, and checks that each left with 0."""

@@ -48,7 +48,7 @@ def flip_a_bit(path: Path) -> None:
 def paths(service: Service, job_id: str) -> list[Path]:
     found = [
         service.storage.local_path(f"{job_paths.shards(job_id)}/{manifest.name}")
-        for manifest in service.broker.streams.shards(job_id)
+        for manifest in service.broker.shards.manifests(job_id)
     ]
     return [path for path in found if path is not None]
 

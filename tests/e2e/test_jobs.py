@@ -45,7 +45,7 @@ def test_a_job_makes_a_dataset_and_a_student(service: Service, digits: dict[str,
 
 def assert_dataset_is_whole(service: Service, job_id: str, *, images: int) -> None:
     """Every image number once, classes balanced, every file as its manifest says, nothing else in the folder."""
-    manifests = service.broker.streams.shards(job_id)
+    manifests = service.broker.shards.manifests(job_id)
     numbers: list[int] = []
     targets: list[np.ndarray] = []
     for manifest in manifests:
@@ -95,7 +95,7 @@ def test_synthesis_runs_on_without_the_distiller_until_its_backlog_is_full(
         job_id = service.submit(digits)
         service.wait_for(job_id, lambda record: bool(record.stages.synthesis and record.stages.synthesis.shards == 3))
         wait_until(lambda: "synthesis_paused" in [event.type for event in service.events(job_id)])
-        assert service.broker.streams.backlog(job_id).shards == 3
+        assert service.broker.shards.backlog(job_id).shards == 3
     finally:
         service.processes["distiller"].send_signal(signal.SIGCONT)
     record = service.wait_until_final(job_id)
@@ -122,7 +122,7 @@ def test_a_job_distils_from_the_dataset_of_another(service: Service, digits: dic
     only_images["synthesis"] = {**digits["synthesis"], "batches_per_shard": 8}
     made = service.submit(only_images)
     service.wait_until_final(made)
-    (manifest,) = service.broker.streams.shards(made)
+    (manifest,) = service.broker.shards.manifests(made)
 
     distil_only = {**digits, "shards": f"{job_paths.shards(made)}/{manifest.name}"}
     del distil_only["synthesis"]
@@ -149,7 +149,7 @@ def test_lockstep_trains_after_every_batch_and_repeats_byte_for_byte(service: Se
 
     assert [record.state for record in records] == [State.SUCCEEDED] * 2
     assert [record.stages.distillation and record.stages.distillation.progress.done for record in records] == [15, 15]
-    shards = [service.broker.streams.shards(job_id) for job_id in jobs]
+    shards = [service.broker.shards.manifests(job_id) for job_id in jobs]
     assert [m.student_version for m in shards[0]] == [0, 0, 5, 10]
     images = [[sample_images(service, manifest) for manifest in manifests] for manifests in shards]
     assert images[0] == images[1]
@@ -198,7 +198,7 @@ def test_a_cancel_is_obeyed_in_the_middle_and_what_was_made_stays_readable(
     record = service.wait_until_final(job_id, timeout=5)
 
     assert record.state is State.CANCELLED
-    for manifest in service.broker.streams.shards(job_id):
+    for manifest in service.broker.shards.manifests(job_id):
         path = service.storage.local_path(f"{job_paths.shards(job_id)}/{manifest.name}")
         assert path is not None
         read_shard(path, manifest)

@@ -43,7 +43,7 @@ def test_a_job_and_one_that_distils_from_its_images_run_on_object_storage(
     made = service.wait_until_final(service.submit(digits))
     assert made.state is State.SUCCEEDED, made.error
     folder = job_paths.shards(made.id)
-    manifests = service.broker.streams.shards(made.id)
+    manifests = service.broker.shards.manifests(made.id)
     assert sum(manifest.images for manifest in manifests) == 512
     for manifest in manifests:
         assert sha256(service.storage.read_bytes(f"{folder}/{manifest.name}")).hexdigest() == manifest.sha256

@@ -31,7 +31,7 @@ def test_three_partitions_make_every_image_with_any_number_of_workers(
     assert [partition.progress.done for partition in record.stages.synthesis.partitions] == [134, 133, 133]
     numbers: dict[int, list[int]] = {partition: [] for partition in range(3)}
     images = []
-    for manifest in service.broker.streams.shards(record.id):
+    for manifest in service.broker.shards.manifests(record.id):
         numbers[manifest.partition] += range(manifest.first_image, manifest.first_image + manifest.images)
         path = service.storage.local_path(f"{job_paths.shards(record.id)}/{manifest.name}")
         assert path is not None

@@ -33,7 +33,7 @@ def kill(service: Service, name: str) -> None:
 
 def wait_for_shards(service: Service, job_id: str, shards: int) -> None:
     """Returns as soon as the job has this many."""
-    wait_until(lambda: len(service.broker.streams.shards(job_id)) >= shards, timeout=60)
+    wait_until(lambda: len(service.broker.shards.manifests(job_id)) >= shards, timeout=60)
 
 
 def types(service: Service, job_id: str) -> list[str]:
@@ -52,7 +52,7 @@ def lockstep(digits: dict[str, Any]) -> dict[str, Any]:
 
 def everything(service: Service, job_id: str) -> dict[str, bytes]:
     """Content of the student and of every shard, by partition and index: a file's name also holds the attempt."""
-    manifests = service.broker.streams.shards(job_id)
+    manifests = service.broker.shards.manifests(job_id)
     folder = job_paths.shards(job_id)
     made = {f"{m.partition}/{m.index}": service.storage.read_bytes(f"{folder}/{m.name}") for m in manifests}
     return {**made, "student": service.storage.read_bytes(job_paths.student(job_id))}
@@ -105,7 +105,7 @@ def test_sigterm_leaves_a_checkpoint_gives_the_task_back_and_exits_with_0(
     # Synthesis goes on meanwhile, and how far it is depends on the machine: its events may come after this one.
     released = [event for event in service.events(job_id) if event.type == "attempt_released"]
     assert [event.data["reason"] for event in released] == ["worker stopping"]
-    pointer = service.broker.streams.checkpoint(job_id, Task(Role.DISTILLATION))
+    pointer = service.broker.checkpoints.pointer(job_id, Task(Role.DISTILLATION))
     assert pointer is not None
     assert pointer["step"] > 0
 
@@ -129,11 +129,11 @@ def test_a_frozen_worker_is_replaced_within_the_lease_plus_5_seconds_and_refused
     wait_until(lambda: "attempt_lost" in types(service, job_id), timeout=LEASE_SECONDS + 10)
     took_over = next(event for event in service.events(job_id) if event.type == "attempt_lost")
     assert took_over.at - frozen_at < LEASE_SECONDS + 5
-    before = len(service.broker.streams.shards(job_id))
+    before = len(service.broker.shards.manifests(job_id))
     service.processes[holder].send_signal(signal.SIGCONT)
     wait_for_shards(service, job_id, before + 10)
 
-    manifests = service.broker.streams.shards(job_id)
+    manifests = service.broker.shards.manifests(job_id)
     attempts = [manifest.attempt for manifest in manifests]
     assert attempts == sorted(attempts)
     assert set(attempts) == {1, 2}

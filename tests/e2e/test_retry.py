@@ -25,7 +25,7 @@ def test_a_cancelled_job_goes_on_where_it_was(service: Service, digits: dict[str
     assert service.client.post(f"/jobs/{job_id}/retry").json()["code"] == "job_unfinished"
     service.client.post(f"/jobs/{job_id}/cancel").raise_for_status()
     assert service.wait_until_final(job_id, timeout=30).state is State.CANCELLED
-    before = service.broker.streams.shards(job_id)
+    before = service.broker.shards.manifests(job_id)
     assert len(before) < 16
 
     answers = [service.client.post(f"/jobs/{job_id}/retry") for _ in range(2)]
@@ -34,7 +34,7 @@ def test_a_cancelled_job_goes_on_where_it_was(service: Service, digits: dict[str
 
     assert record.state is State.SUCCEEDED, record.error
     assert record.retries == 1
-    made = service.broker.streams.shards(job_id)
+    made = service.broker.shards.manifests(job_id)
     assert made[: len(before)] == before
     for partition in range(2):
         numbers = [
@@ -80,4 +80,4 @@ def test_a_job_whose_checkpoint_was_missing_succeeds_once_it_is_there(service: S
         member = tar.extractfile(f"{job_id}/student.torchscript.pt")
         assert member is not None
         assert member.read() == program
-    assert service.broker.streams.checkpoint(job_id, Task(Role.SYNTHESIS)) is not None
+    assert service.broker.checkpoints.pointer(job_id, Task(Role.SYNTHESIS)) is not None

@@ -46,7 +46,7 @@ def made(service: Service) -> tuple[Path, list[tuple[int, int]]]:
     record = service.wait_until_final(job_id)
     assert record.state is State.SUCCEEDED, record.error
     samples: list[tuple[int, int]] = []
-    for manifest in sorted(service.broker.streams.shards(job_id), key=lambda manifest: manifest.name):
+    for manifest in sorted(service.broker.shards.manifests(job_id), key=lambda manifest: manifest.name):
         path = service.storage.local_path(f"{job_paths.shards(job_id)}/{manifest.name}")
         assert path is not None
         shard = read_shard(path, manifest)

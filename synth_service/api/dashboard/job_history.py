@@ -11,8 +11,8 @@ import threading
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field, replace
 
-from shared.broker import Broker
-from shared.broker.streams import AnnouncedShard
+from shared.broker import AnnouncedShard, Broker
+from shared.events import EventType
 from shared.jobs import Event
 
 JOBS_KEPT = 32
@@ -24,7 +24,7 @@ SHARDS_READ_AT_ONCE = 3000
 """Of more there are several looks in a row, so that no answer takes long: 10,000 cost a third of a second."""
 
 SHARDS_PER_PAGE = 10
-FREQUENT_EVENTS = frozenset({"shard_sealed", "student_published", "evaluated"})
+FREQUENT_EVENTS = frozenset({EventType.SHARD_SEALED, EventType.STUDENT_PUBLISHED, EventType.EVALUATED})
 """What happens all the time and says nothing of attempts; the timeline does without."""
 
 MILESTONES_KEPT = 5000
@@ -51,7 +51,7 @@ class EventDigest:
         """Takes in what has happened since, or as much of it as one look may cost."""
         for _ in range(EVENTS_READ_AT_ONCE // EVENT_BATCH):
             after = self.newest[-1] if self.newest else None
-            events = broker.streams.events(job_id, after=after, limit=EVENT_BATCH)
+            events = broker.reports.events(job_id, after=after, limit=EVENT_BATCH)
             self.count += len(events)
             self.newest.extend(event.id for event in events)
             self.milestones.extend(event for event in events if event.type not in FREQUENT_EVENTS)
@@ -79,7 +79,7 @@ class ShardDigest:
     def read_on(self, broker: Broker, job_id: str) -> None:
         """Takes in the shards since, or as many as one look may cost."""
         for _ in range(SHARDS_READ_AT_ONCE // SHARD_BATCH):
-            shards = broker.streams.read_shards(job_id, self._last, count=SHARD_BATCH, block_seconds=0)
+            shards = broker.shards.read(job_id, self._last, count=SHARD_BATCH, block_seconds=0)
             for shard in shards:
                 self._add(shard)
             self.is_complete = len(shards) < SHARD_BATCH
@@ -115,7 +115,7 @@ class JobHistory:
         """The shards until now, as far as they have been read."""
         with self._lock:
             self._events.read_on(broker, job_id)
-            damaged = sum(event.type == "shard_damaged" for event in self._events.milestones)
+            damaged = sum(event.type == EventType.SHARD_DAMAGED for event in self._events.milestones)
             if damaged != self._shards.damaged:
                 self._shards = ShardDigest(damaged=damaged)
             self._shards.read_on(broker, job_id)

@@ -82,7 +82,7 @@ def show_shards(
     pages = len(digest.page_starts)
     page = min(page, pages)
     start = digest.page_starts[pages - page]
-    found = broker.streams.read_shards(job.id, start, count=SHARDS_PER_PAGE, block_seconds=0) if digest.count else []
+    found = broker.shards.read(job.id, start, count=SHARDS_PER_PAGE, block_seconds=0) if digest.count else []
     shards = [shard.manifest for shard in reversed(found)]
     return render(request, "_job_shards.html", job=job, digest=digest, shards=shards, number=page, pages=pages)
 

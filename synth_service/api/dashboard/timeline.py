@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from shared.events import EventType
 from shared.jobs import Event, JobRecord, Role, Stage, Task
 
 SpanKind = Literal["attempt", "paused", "waiting"]
@@ -29,13 +30,13 @@ NICE_SECONDS = (
     *(86_400 * days for days in (1, 2, 5, 10, 20, 50, 100)),
 )
 
-ENDINGS = {
-    "attempt_lost": "lost: the worker fell silent",
-    "attempt_failed": "failed",
-    "attempt_released": "released",
-    "task_succeeded": "succeeded",
+ENDINGS: dict[str, str] = {
+    EventType.ATTEMPT_LOST: "lost: the worker fell silent",
+    EventType.ATTEMPT_FAILED: "failed",
+    EventType.ATTEMPT_RELEASED: "released",
+    EventType.TASK_SUCCEEDED: "succeeded",
 }
-JOB_EVENTS = frozenset({"job_failed", "job_cancelled", "job_retried"})
+JOB_EVENTS = frozenset({EventType.JOB_FAILED, EventType.JOB_CANCELLED, EventType.JOB_RETRIED})
 """Of the whole job, and yet they begin and end what lies on the lanes."""
 
 
@@ -185,7 +186,7 @@ class _LaneBuilder:
         return sorted([*self._spans, *self._pauses], key=lambda span: (span.start, span.kind != "attempt"))
 
     def _take(self, event: Event) -> None:
-        if event.type == "attempt_started":
+        if event.type == EventType.ATTEMPT_STARTED:
             if self._started is not None:
                 self._close(event.at, "replaced by the next attempt", "lost")
             self._wait_until(event.at)
@@ -193,15 +194,15 @@ class _LaneBuilder:
         elif event.type in ENDINGS:
             if self._started is not None:
                 self._close(event.at, _ending(event), event.type.partition("_")[2])
-            self._is_done = event.type == "task_succeeded"
+            self._is_done = event.type == EventType.TASK_SUCCEEDED
             self._free_since = None if self._is_done else event.at
-        elif event.type == "synthesis_paused":
+        elif event.type == EventType.SYNTHESIS_PAUSED:
             self._paused = event
-        elif event.type == "synthesis_resumed":
+        elif event.type == EventType.SYNTHESIS_RESUMED:
             self._resume(event.at)
-        elif event.type == "shard_damaged" and self._is_done:
+        elif event.type == EventType.SHARD_DAMAGED and self._is_done:
             self._is_done, self._free_since = False, event.at
-        elif event.type == "job_retried":
+        elif event.type == EventType.JOB_RETRIED:
             self._free_since = None if self._is_done else event.at
         elif event.type in JOB_EVENTS:
             self._end_with_job(event)
@@ -209,7 +210,7 @@ class _LaneBuilder:
     def _end_with_job(self, event: Event) -> None:
         """A task whose job ends has no event of its own."""
         if self._started is not None:
-            if event.type == "job_failed" and event.data.get("stage") == self._task.role:
+            if event.type == EventType.JOB_FAILED and event.data.get("stage") == self._task.role:
                 self._close(event.at, f"failed: {event.data.get('message', '')}", "failed")
             else:
                 self._close(event.at, f"stopped: the job {event.type.removeprefix('job_')}", "cancelled")
@@ -219,8 +220,9 @@ class _LaneBuilder:
 
     def _recover_forgotten(self, events: Sequence[Event]) -> None:
         """Only the newest events are kept: what they no longer tell is drawn from what the stage still says."""
-        first = next((event for event in events if event.type == "attempt_started" or event.type in ENDINGS), None)
-        is_known = first is not None and first.type == "attempt_started" and first.data.get("attempt") == 1
+        telling = {EventType.ATTEMPT_STARTED, *ENDINGS}
+        first = next((event for event in events if event.type in telling), None)
+        is_known = first is not None and first.type == EventType.ATTEMPT_STARTED and first.data.get("attempt") == 1
         if is_known or self._stage.started_at is None:
             return
         is_open = first is None and not self._stage.state.is_final

@@ -87,7 +87,7 @@ def show_worker_list(request: Request, broker: BrokerInUse) -> Response:
 def _listed(broker: Broker) -> dict[str, Any]:
     """What the template of the list needs: workers by role, and how many tasks each role has before it."""
     now = time.time()
-    rows = [WorkerRow.of(fields, now) for fields in broker.streams.workers()]
+    rows = [WorkerRow.of(fields, now) for fields in broker.workers.all()]
     depths = broker.jobs.queue_depths()
     return {
         "rows": sorted(rows, key=lambda row: (row.role != Role.SYNTHESIS, row.role, row.name)),

@@ -81,7 +81,7 @@ def _members(job: JobRecord, broker: Broker, storage: Storage) -> list[Member]:
     """Shards that count, and whatever else lies in the folder for people: no working files, no previews."""
     folder = job_paths.folder(job.id)
     shards = f"{job_paths.shards(job.id)}/"
-    manifests = {manifest.name: manifest for manifest in broker.streams.shards(job.id)}
+    manifests = {manifest.name: manifest for manifest in broker.shards.manifests(job.id)}
     sidecars = {manifest.sidecar_name: manifest for manifest in manifests.values()}
     left_out = (f"{job_paths.work(job.id)}/", f"{job_paths.previews(job.id)}/")
     found = []

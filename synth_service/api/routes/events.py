@@ -17,6 +17,7 @@ from starlette.datastructures import State as AppState
 from starlette.responses import StreamingResponse
 
 from shared.broker import Broker
+from shared.events import EventType
 from shared.jobs import Event, State
 from synth_service.api.dependencies import (
     STREAM_ID_PATTERN,
@@ -34,7 +35,7 @@ HEARTBEAT_SECONDS = 15.0
 """Proxies cut connections that are silent for about a minute."""
 
 BATCH = 500
-RETRIED = "job_retried"
+RETRIED = EventType.JOB_RETRIED
 LAST_EVENTS = frozenset(f"job_{state}" for state in State if state.is_final)
 
 
@@ -72,7 +73,7 @@ async def list_events(
         stream = _server_sent(broker, job.id, last_event_id or after, job.state.is_final, request.app.state)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream, headers=headers, media_type="text/event-stream")
-    found = await run_in_threadpool(broker.streams.events, job.id, after=after, limit=limit + 1)
+    found = await run_in_threadpool(broker.reports.events, job.id, after=after, limit=limit + 1)
     page = EventPage(data=found[:limit], has_more=len(found) > limit)
     return Response(page.model_dump_json(), media_type="application/json")
 
@@ -85,7 +86,7 @@ async def _server_sent(
     yield "retry: 1000\n\n"
     while not app_state.is_stopping:
         try:
-            events = await run_in_threadpool(broker.streams.events, job_id, after=after, limit=BATCH)
+            events = await run_in_threadpool(broker.reports.events, job_id, after=after, limit=BATCH)
         except redis.RedisError:
             events = []  # the connection outlives the outage: reading goes on where it stopped
         for event in events:

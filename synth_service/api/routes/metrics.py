@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from shared.broker import Streams
+from shared.broker import Reports
 from shared.broker.reports import MetricRow, stream_position
 from synth_service.api.dependencies import AfterEntry, BrokerInUse, ExistingJob
 from synth_service.api.downsampling import SMALLEST, downsample
@@ -65,15 +65,15 @@ def list_metrics(
 ) -> Response:
     """Losses and accuracies over time. To follow a job, ask on with `after` = the last id that you have."""
 
-    streams = broker.streams
+    reports = broker.reports
     has_more = False
     if points is not None:
-        rows = downsample(_rows_for_chart(streams, job.id, after, since_step, task), points)
+        rows = downsample(_rows_for_chart(reports, job.id, after, since_step, task), points)
     elif since_step == 0 and task is None:
-        rows = streams.metric_rows(job.id, after=after, limit=limit + 1)
+        rows = reports.metric_rows(job.id, after=after, limit=limit + 1)
         rows, has_more = rows[:limit], len(rows) > limit
     else:
-        rows = _wanted(streams.metric_rows(job.id, after=after), since_step, task)
+        rows = _wanted(reports.metric_rows(job.id, after=after), since_step, task)
         rows, has_more = rows[:limit], len(rows) > limit
     return Response(_encode(rows, has_more), media_type="application/json")
 
@@ -83,10 +83,10 @@ def _wanted(rows: list[MetricRow], since_step: int, task: str | None) -> list[Me
 
 
 def _rows_for_chart(
-    streams: Streams, job_id: str, after: str | None, since_step: int, task: str | None
+    reports: Reports, job_id: str, after: str | None, since_step: int, task: str | None
 ) -> list[MetricRow]:
     """All wanted rows where they are few, the telling ones of each block where they are many."""
-    rows, total = streams.metrics_overview(job_id, after=after)
+    rows, total = reports.metrics_overview(job_id, after=after)
     wanted = _wanted(rows, since_step, task)
     if rows and total * len(wanted) > READ_WHOLE_ROWS * len(rows):
         return wanted
@@ -96,7 +96,7 @@ def _rows_for_chart(
     last_unwanted = {row.task: row.id for row in rows if stream_position(row.id) < first.get(row.task, (0, 0))}
     starts = [last_unwanted.get(each) for each in first]
     start = min((each for each in starts if each is not None), key=stream_position) if all(starts) and starts else after
-    return _wanted(streams.metric_rows(job_id, after=start), since_step, task)
+    return _wanted(reports.metric_rows(job_id, after=start), since_step, task)
 
 
 def _encode(rows: list[MetricRow], has_more: bool) -> str:

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.broker import Broker
 from shared.broker.statistics import Snapshot
+from shared.events import EventType
 from shared.jobs import Role, State
 from shared.storage import Storage
 
@@ -156,8 +157,8 @@ def _jobs(snapshot: Snapshot) -> Iterator[Metric]:
         jobs.add_metric([state], count)
     yield jobs
     events = snapshot.events
-    yield _counter("jobs_created", "Jobs created.", events.get(("job_created", ""), 0))
-    yield _counter("jobs_retried", "Ended jobs that were sent on.", events.get(("job_retried", ""), 0))
+    yield _counter("jobs_created", "Jobs created.", events.get((EventType.JOB_CREATED, ""), 0))
+    yield _counter("jobs_retried", "Ended jobs that were sent on.", events.get((EventType.JOB_RETRIED, ""), 0))
     finished = CounterMetricFamily("dfkd_jobs_finished", "Jobs that ended, by final state.", labels=["state"])
     for state in State:
         if state.is_final:
@@ -185,10 +186,10 @@ def _work(snapshot: Snapshot) -> Iterator[Metric]:
     yield _gauge("shard_lag_greatest", "The same of the job that has most.", snapshot.greatest_shard_lag)
     events = snapshot.events
     yield _counter("images", "Synthetic images in announced shards.", snapshot.images)
-    yield _counter("shards", "Shards announced.", events.get(("shard_sealed", Role.SYNTHESIS), 0))
+    yield _counter("shards", "Shards announced.", events.get((EventType.SHARD_SEALED, Role.SYNTHESIS), 0))
     yield _counter("shard_bytes", "Bytes of announced shards.", snapshot.shard_bytes)
     yield _counter(
-        "shards_damaged", "Shards that were found damaged.", events.get(("shard_damaged", Role.SYNTHESIS), 0)
+        "shards_damaged", "Shards that were found damaged.", events.get((EventType.SHARD_DAMAGED, Role.SYNTHESIS), 0)
     )
     yield _counter("distillation_steps", "Distillation steps made.", snapshot.distillation_steps)
     attempts = CounterMetricFamily(
@@ -200,7 +201,7 @@ def _work(snapshot: Snapshot) -> Iterator[Metric]:
     for role in Role:
         for outcome in ATTEMPT_OUTCOMES:
             attempts.add_metric([role, outcome], events.get((f"attempt_{outcome}", role), 0))
-        full.add_metric([role], events.get(("storage_full", role), 0))
+        full.add_metric([role], events.get((EventType.STORAGE_FULL, role), 0))
     yield from (attempts, full)
 
 

@@ -36,7 +36,7 @@ class ShardPage(BaseModel):
 @router.get("/jobs/{job_id}/shards", response_model=ShardPage, responses=documented(404, 422), summary="List shards")
 def list_shards(job: ExistingJob, broker: BrokerInUse, after: AfterEntry = None, limit: PageLimit = 100) -> ShardPage:
     """Manifests of the sealed shards, also while the job makes more."""
-    found = broker.streams.read_shards(job.id, after or "0", count=limit + 1, block_seconds=0)
+    found = broker.shards.read(job.id, after or "0", count=limit + 1, block_seconds=0)
     data = [Shard(id=shard.position, **shard.manifest.model_dump()) for shard in found[:limit]]
     return ShardPage(data=data, has_more=len(found) > limit)
 

@@ -147,4 +147,4 @@ async def list_presets() -> PresetList:
 @router.get("/workers", response_model=WorkerList, responses=documented(), summary="Workers")
 def list_workers(broker: BrokerInUse) -> WorkerList:
     """Workers that were heard of within the last minute."""
-    return WorkerList(data=[WorkerDetail.model_validate(each) for each in broker.streams.workers()])
+    return WorkerList(data=[WorkerDetail.model_validate(each) for each in broker.workers.all()])

@@ -138,7 +138,7 @@ class BrokerMachine(RuleBasedStateMachine):
         """The next shard that is due, or the one before once more."""
         if attempt.task.role is not Role.SYNTHESIS:
             return
-        position = self.broker.streams.synthesis_position(attempt.job_id, attempt.task)
+        position = self.broker.shards.position(attempt.job_id, attempt.task)
         if again and position.next_index:
             manifest = manifest_of(attempt, position.next_index - 1, first_image=0)
         elif position.owed:
@@ -147,15 +147,15 @@ class BrokerMachine(RuleBasedStateMachine):
             manifest = manifest_of(attempt, position.next_index, first_image=position.next_image)
         else:
             return
-        self._write(attempt, lambda: self.broker.streams.announce(attempt, manifest, {"name": manifest.name}))
+        self._write(attempt, lambda: self.broker.shards.announce(attempt, manifest, {"name": manifest.name}))
 
     @rule(attempt=attempts, place=st.integers(0, 5), consumed=st.booleans())
     def set_aside(self, attempt: Attempt, place: int, consumed: bool) -> None:
         if attempt.task.role is not Role.DISTILLATION:
             return
-        shards = self.broker.streams.shards_until(attempt.job_id)
+        shards = self.broker.shards.until(attempt.job_id)
         if place < len(shards):
-            self._write(attempt, lambda: self.broker.streams.set_aside(attempt, shards[place], "x", consumed=consumed))
+            self._write(attempt, lambda: self.broker.shards.quarantine(attempt, shards[place], "x", consumed=consumed))
 
     @rule(attempt=consumes(attempts), how=st.sampled_from(["release", "pass", "retry", "fail"]))
     def give_back(self, attempt: Attempt, how: str) -> None:
@@ -244,11 +244,11 @@ class BrokerMachine(RuleBasedStateMachine):
     @invariant()
     def every_image_counts_once_or_is_owed(self) -> None:
         for job_id in self.known:
-            shards = self.broker.streams.shards(job_id)
+            shards = self.broker.shards.manifests(job_id)
             for task in tasks_of(SPEC):
                 if task.role is not Role.SYNTHESIS:
                     continue
-                position = self.broker.streams.synthesis_position(job_id, task)
+                position = self.broker.shards.position(job_id, task)
                 counted: Counter[int] = Counter()
                 for manifest in shards:
                     if manifest.partition == task.partition:

@@ -19,7 +19,7 @@ def test_a_new_job_is_queued_with_all_of_its_tasks(broker: Broker) -> None:
     assert record.stages.distillation is not None
     assert record.stages.distillation.progress.total == 20
     assert broker.jobs.queue_depths() == {Role.SYNTHESIS: 3, Role.DISTILLATION: 1}
-    assert [event.type for event in broker.streams.events(record.id)] == ["job_created"]
+    assert [event.type for event in broker.reports.events(record.id)] == ["job_created"]
     assert record.parsed_spec() == small_job(synthesis={"partitions": 3}, metadata={"owner": "me"})
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from shared.broker import Attempt, Broker, JobStopped, LeaseLost, StudentSnapshot
 from shared.errors import UserError
+from shared.events import EventType
 from shared.jobs import JobError, JobRecord, Role, State
 from tests.shared.broker.manifests import manifest_of
 from tests.specs import small_job
@@ -32,7 +33,7 @@ def claim(broker: Broker, role: Role = Role.SYNTHESIS, worker: str = "worker") -
 
 
 def event_types(broker: Broker, job: JobRecord) -> list[str]:
-    return [event.type for event in broker.streams.events(job.id)]
+    return [event.type for event in broker.reports.events(job.id)]
 
 
 def test_a_claim_starts_an_attempt_and_the_job(broker: Broker, job: JobRecord) -> None:
@@ -70,22 +71,22 @@ def test_a_zombie_can_do_nothing_after_takeover(broker: Broker, job: JobRecord) 
         lambda: broker.leases.retry(zombie, JobError(code="late", message="late")),
         lambda: broker.leases.fail(zombie, UserError("late", "late")),
         lambda: broker.leases.finish(zombie),
-        lambda: broker.streams.announce(zombie, manifest_of(zombie, 0), {}),
-        lambda: broker.streams.save_checkpoint(zombie, {"name": "late"}),
-        lambda: broker.streams.consumed(zombie, shards=9, images=9),
-        lambda: broker.streams.publish_student(zombie, snapshot),
-        lambda: broker.streams.report(zombie, "late"),
+        lambda: broker.shards.announce(zombie, manifest_of(zombie, 0), {}),
+        lambda: broker.checkpoints.save(zombie, {"name": "late"}),
+        lambda: broker.shards.consumed(zombie, shards=9, images=9),
+        lambda: broker.snapshots.publish(zombie, snapshot),
+        lambda: broker.reports.report(zombie, EventType.EVALUATED),
     ):
         with pytest.raises(LeaseLost):
             write()
 
     record = broker.jobs.get(job.id)
     assert record.state is State.RUNNING
-    assert broker.streams.shards(job.id) == []
-    assert broker.streams.newest_student(job.id) is None
+    assert broker.shards.manifests(job.id) == []
+    assert broker.snapshots.newest(job.id) is None
     assert event_types(broker, job) == ["job_created", "attempt_started", "attempt_lost", "attempt_started"]
-    broker.streams.announce(successor, manifest_of(successor, 0), {"name": "state"})
-    assert [manifest.attempt for manifest in broker.streams.shards(job.id)] == [2]
+    broker.shards.announce(successor, manifest_of(successor, 0), {"name": "state"})
+    assert [manifest.attempt for manifest in broker.shards.manifests(job.id)] == [2]
 
 
 def test_a_released_task_is_claimed_at_once_and_before_newer_jobs(broker: Broker, job: JobRecord) -> None:
@@ -122,7 +123,7 @@ def failed(broker: Broker, job: JobRecord) -> bool:
 def test_progress_forgives_earlier_failures(broker: Broker, job: JobRecord) -> None:
     for index in range(4):
         attempt = claim(broker)
-        broker.streams.announce(attempt, manifest_of(attempt, index), {"name": f"state-{index}"})
+        broker.shards.announce(attempt, manifest_of(attempt, index), {"name": f"state-{index}"})
 
     assert broker.jobs.get(job.id).state is State.RUNNING
 
@@ -188,7 +189,7 @@ def test_the_other_stage_of_a_failed_job_is_told_to_stop(broker: Broker, job: Jo
 def test_only_the_last_task_completes_the_folder_and_ends_the_job(broker: Broker, job: JobRecord) -> None:
     synthesis, distillation = claim(broker), claim(broker, Role.DISTILLATION)
     assert broker.leases.finish(synthesis) == "more"
-    broker.streams.announce(synthesis, manifest_of(synthesis, 0, images=64), {"name": "state"})
+    broker.shards.announce(synthesis, manifest_of(synthesis, 0, images=64), {"name": "state"})
 
     assert broker.leases.finish(synthesis) == "ok"
     assert broker.jobs.get(job.id).state is State.RUNNING

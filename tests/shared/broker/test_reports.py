@@ -1,4 +1,4 @@
-"""Events and measured values as workers report them; see test_streams.py for shards and students."""
+"""Events and measured values as workers report them; see test_shards.py for shards and students."""
 
 import math
 import random
@@ -20,11 +20,11 @@ def test_a_peak_of_one_row_is_in_the_overview(broker: Broker) -> None:
     generator = random.Random(0)
     for step in range(3 * BLOCK_ROWS + 10):
         loss = 1e9 if step == 100 else -1e9 if step == 150 else generator.random()
-        broker.streams.report(attempt, step=step, metrics={"loss": loss, "learning_rate": 0.1})
+        broker.reports.report(attempt, step=step, metrics={"loss": loss, "learning_rate": 0.1})
 
-    rows, total = broker.streams.metrics_overview(attempt.job_id)
+    rows, total = broker.reports.metrics_overview(attempt.job_id)
 
-    whole = broker.streams.metric_rows(attempt.job_id)
+    whole = broker.reports.metric_rows(attempt.job_id)
     assert total == len(whole) == 3 * BLOCK_ROWS + 10
     assert len(rows) <= 3 * 6 + 10
     assert [row for row in whole if row in rows] == rows  # rows as they are, in their order
@@ -41,13 +41,13 @@ def test_a_peak_of_one_row_is_in_the_overview(broker: Broker) -> None:
 def test_an_overview_after_a_row_has_nothing_before_it(broker: Broker) -> None:
     attempt = distilling(broker)
     for step in range(2 * BLOCK_ROWS + 5):
-        broker.streams.report(attempt, step=step, metrics={"loss": 1.0})
-    whole = broker.streams.metric_rows(attempt.job_id)
+        broker.reports.report(attempt, step=step, metrics={"loss": 1.0})
+    whole = broker.reports.metric_rows(attempt.job_id)
     for place in (10, BLOCK_ROWS - 1, 2 * BLOCK_ROWS + 1):
-        rows, _ = broker.streams.metrics_overview(attempt.job_id, after=whole[place].id)
+        rows, _ = broker.reports.metrics_overview(attempt.job_id, after=whole[place].id)
         assert rows[0].step > place
         assert rows[-1] == whole[-1]
-        assert broker.streams.metric_rows(attempt.job_id, after=whole[place].id) == whole[place + 1 :]
+        assert broker.reports.metric_rows(attempt.job_id, after=whole[place].id) == whole[place + 1 :]
 
 
 def test_tasks_have_blocks_of_their_own(broker: Broker) -> None:
@@ -55,8 +55,8 @@ def test_tasks_have_blocks_of_their_own(broker: Broker) -> None:
     workers = [claim(broker), claim(broker)]
     for step in range(BLOCK_ROWS):
         for attempt in (distiller, *workers):
-            broker.streams.report(attempt, step=step, metrics={"loss": float(attempt.task.partition)})
-    rows, _ = broker.streams.metrics_overview(distiller.job_id)
+            broker.reports.report(attempt, step=step, metrics={"loss": float(attempt.task.partition)})
+    rows, _ = broker.reports.metrics_overview(distiller.job_id)
     assert sorted((row.task, row.step) for row in rows) == sorted(
         (str(attempt.task), step) for attempt in (distiller, *workers) for step in (0, BLOCK_ROWS - 1)
     )
@@ -66,7 +66,7 @@ def test_what_is_no_number_is_none_and_hides_nothing(broker: Broker) -> None:
     attempt = distilling(broker)
     for step in range(BLOCK_ROWS):
         loss = math.nan if step % 2 else math.inf if step == 10 else float(step)
-        broker.streams.report(attempt, step=step, metrics={"loss": loss})
-    rows, _ = broker.streams.metrics_overview(attempt.job_id)
+        broker.reports.report(attempt, step=step, metrics={"loss": loss})
+    rows, _ = broker.reports.metrics_overview(attempt.job_id)
     assert {row.step: row.values["loss"] for row in rows} == {0: 0.0, 10: None, BLOCK_ROWS - 1: None}
-    assert broker.streams.metrics(attempt.job_id)[1]["values"] == {"loss": None}
+    assert broker.reports.metrics(attempt.job_id)[1]["values"] == {"loss": None}

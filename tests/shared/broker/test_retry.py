@@ -20,7 +20,7 @@ def failed(broker: Broker) -> tuple[JobRecord, Attempt]:
     """A job of two partitions: one made a shard and failed, one still runs, the distiller had begun."""
     job = broker.jobs.create(small_job(synthesis={"partitions": 2}))
     first, running, distiller = claim(broker), claim(broker), claim(broker, Role.DISTILLATION)
-    broker.streams.announce(first, manifest_of(first, 0), {"name": "a checkpoint"})
+    broker.shards.announce(first, manifest_of(first, 0), {"name": "a checkpoint"})
     broker.leases.release(distiller, "stopping")
     broker.leases.fail(first, UserError("bad", "x"))
     return broker.jobs.get(job.id), running
@@ -28,7 +28,7 @@ def failed(broker: Broker) -> tuple[JobRecord, Attempt]:
 
 def test_a_failed_job_goes_on_from_what_it_has(broker: Broker, failed: tuple[JobRecord, Attempt]) -> None:
     job, _ = failed
-    before = broker.streams.synthesis_position(job.id, Task(Role.SYNTHESIS, 0))
+    before = broker.shards.position(job.id, Task(Role.SYNTHESIS, 0))
     assert before.checkpoint == {"name": "a checkpoint"}
 
     again = broker.jobs.retry(job.id)
@@ -36,14 +36,14 @@ def test_a_failed_job_goes_on_from_what_it_has(broker: Broker, failed: tuple[Job
     assert (again.state, again.error, again.finished_at, again.retries) == (State.QUEUED, None, None, 1)
     assert again.stages.synthesis is not None
     assert [(each.state, each.error) for each in again.stages.synthesis.partitions] == [(State.QUEUED, None)] * 2
-    assert len(broker.streams.shards(job.id)) == 1
+    assert len(broker.shards.manifests(job.id)) == 1
     attempts = [claim(broker), claim(broker), claim(broker, Role.DISTILLATION)]
     assert {(str(attempt.task), attempt.number) for attempt in attempts} == {
         ("synthesis:0", 2),
         ("synthesis:1", 2),
         ("distillation:0", 2),
     }
-    assert broker.streams.synthesis_position(job.id, Task(Role.SYNTHESIS, 0)) == before
+    assert broker.shards.position(job.id, Task(Role.SYNTHESIS, 0)) == before
     assert broker.jobs.get(job.id).state is State.RUNNING
 
 
@@ -57,7 +57,7 @@ def test_a_worker_that_had_not_heard_of_the_end_cannot_end_the_job_again(
     with pytest.raises(LeaseLost):
         broker.leases.release(running, "job stopped")
     with pytest.raises(LeaseLost):
-        broker.streams.announce(running, manifest_of(running, 0), {})
+        broker.shards.announce(running, manifest_of(running, 0), {})
     assert broker.jobs.get(job.id).state is State.QUEUED
     for role, count in ((Role.SYNTHESIS, 2), (Role.DISTILLATION, 1)):
         assert broker.redis.xlen(keys.queue(role)) == count
@@ -66,7 +66,7 @@ def test_a_worker_that_had_not_heard_of_the_end_cannot_end_the_job_again(
 def test_tasks_that_have_succeeded_are_not_done_again(broker: Broker) -> None:
     job = broker.jobs.create(small_job(synthesis={"num_images": 16}, distillation={"warmup_batches": 0}))
     synthesis = claim(broker)
-    broker.streams.announce(synthesis, manifest_of(synthesis, 0), {})
+    broker.shards.announce(synthesis, manifest_of(synthesis, 0), {})
     assert broker.leases.finish(synthesis) == "ok"
     broker.jobs.cancel(job.id)
 
@@ -122,7 +122,7 @@ def test_of_many_requests_at_once_one_succeeds(broker: Broker, failed: tuple[Job
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["ok"] + ["unfinished"] * 7
-    assert [event.type for event in broker.streams.events(job.id)].count("job_retried") == 1
+    assert [event.type for event in broker.reports.events(job.id)].count("job_retried") == 1
 
 
 def test_a_command_that_is_sent_twice_is_one_retry(

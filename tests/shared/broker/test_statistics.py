@@ -24,7 +24,7 @@ def claim(broker: Broker, role: Role, worker: str = "worker") -> Attempt:
 
 def announce(broker: Broker, attempt: Attempt, *indices: int) -> None:
     for index in indices:
-        broker.streams.announce(attempt, manifest_of(attempt, index), {})
+        broker.shards.announce(attempt, manifest_of(attempt, index), {})
 
 
 def states(broker: Broker) -> dict[State, int]:
@@ -88,9 +88,9 @@ def test_steps_that_a_successor_repeats_count_again_and_never_backwards(broker: 
 def test_a_shard_that_is_made_again_counts_again(broker: Broker, job: JobRecord) -> None:
     synthesis, distillation = claim(broker, Role.SYNTHESIS), claim(broker, Role.DISTILLATION)
     announce(broker, synthesis, 0)
-    (shard,) = broker.streams.shards_until(job.id)
-    broker.streams.set_aside(distillation, shard, "cut")
-    broker.streams.announce(synthesis, manifest_of(synthesis, 1, first_image=0), {})
+    (shard,) = broker.shards.until(job.id)
+    broker.shards.quarantine(distillation, shard, "cut")
+    broker.shards.announce(synthesis, manifest_of(synthesis, 1, first_image=0), {})
     snapshot = broker.statistics.snapshot()
     assert (snapshot.images, snapshot.events["shard_damaged", "synthesis"]) == (32, 1)
 
@@ -127,15 +127,15 @@ def test_the_lag_is_what_was_announced_and_not_yet_consumed(broker: Broker, job:
     announce(broker, second, 0)
     snapshot = broker.statistics.snapshot()
     assert (snapshot.shard_lag, snapshot.greatest_shard_lag) == (3, 3)
-    broker.streams.consumed(claim(broker, Role.DISTILLATION), shards=2, images=32)
+    broker.shards.consumed(claim(broker, Role.DISTILLATION), shards=2, images=32)
     assert broker.statistics.snapshot().shard_lag == 1
 
 
 def test_workers_show_how_long_they_have_been_silent(broker: Broker) -> None:
-    broker.streams.register_worker("busy", {"role": "synthesis", "job": "job-1"}, ttl_seconds=60)
-    broker.streams.register_worker("idle", {"role": "distillation", "job": ""}, ttl_seconds=60)
-    broker.streams.register_worker("gone", {"role": "synthesis", "job": ""}, ttl_seconds=60)
-    broker.streams.forget_worker("gone")
+    broker.workers.register("busy", {"role": "synthesis", "job": "job-1"}, ttl_seconds=60)
+    broker.workers.register("idle", {"role": "distillation", "job": ""}, ttl_seconds=60)
+    broker.workers.register("gone", {"role": "synthesis", "job": ""}, ttl_seconds=60)
+    broker.workers.forget("gone")
     broker.redis.zincrby(keys.WORKERS, -20, "busy")
     busy, idle = sorted(broker.statistics.snapshot().workers, key=lambda worker: worker.name)
     assert (busy.name, busy.role, busy.job) == ("busy", "synthesis", "job-1")
@@ -145,11 +145,11 @@ def test_workers_show_how_long_they_have_been_silent(broker: Broker) -> None:
 
 
 def test_a_worker_that_was_killed_leaves_the_list_with_the_next_heartbeat_of_another(broker: Broker) -> None:
-    broker.streams.register_worker("killed", {"role": "synthesis", "job": ""}, ttl_seconds=60)
+    broker.workers.register("killed", {"role": "synthesis", "job": ""}, ttl_seconds=60)
     broker.redis.zincrby(keys.WORKERS, -61, "killed")
     broker.redis.delete(keys.worker("killed"))
     assert broker.statistics.snapshot().workers == []
-    broker.streams.register_worker("alive", {"role": "synthesis", "job": ""}, ttl_seconds=60)
+    broker.workers.register("alive", {"role": "synthesis", "job": ""}, ttl_seconds=60)
     assert broker.redis.zrange(keys.WORKERS, 0, -1) == ["alive"]
 
 
@@ -173,7 +173,7 @@ def test_one_snapshot_is_one_round_trip_however_many_jobs_and_workers_there_are(
     original = connection_class.send_packed_command
     for number in range(50):
         broker.jobs.create(small_job())
-        broker.streams.register_worker(str(number), {"role": "synthesis", "job": ""}, ttl_seconds=60)
+        broker.workers.register(str(number), {"role": "synthesis", "job": ""}, ttl_seconds=60)
 
     def spy(self: Any, command: Any, check_health: bool = True) -> Any:
         sent.append("packet")

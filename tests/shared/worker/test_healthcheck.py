@@ -48,7 +48,7 @@ def register(broker: Broker) -> Callable[[str, float], None]:
 
     def tell(host: str, seconds_ago: float) -> None:
         fields: dict[str, str | int | float] = {"role": "synthesis", "pid": 7, "at": time.time() - seconds_ago}
-        broker.streams.register_worker(f"synthesis-{host}-7", fields, ttl_seconds=60)
+        broker.workers.register(f"synthesis-{host}-7", fields, ttl_seconds=60)
 
     return tell
 

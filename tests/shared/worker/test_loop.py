@@ -58,7 +58,7 @@ def stop() -> None:
 
 
 def types(broker: Broker, job: JobRecord) -> list[str]:
-    return [event.type for event in broker.streams.events(job.id)]
+    return [event.type for event in broker.reports.events(job.id)]
 
 
 Run = Callable[[Callable[[Turn], None]], Worker]
@@ -73,7 +73,7 @@ def test_a_signal_gives_the_task_back_untouched(broker: Broker, job: JobRecord, 
 
     assert types(broker, job)[-1] == "attempt_released"
     assert claim(broker).number == 2
-    assert broker.streams.workers() == []
+    assert broker.workers.all() == []
 
 
 def test_an_error_is_tried_again_and_fails_the_job_in_the_end(broker: Broker, job: JobRecord, run: Run) -> None:
@@ -177,7 +177,7 @@ def test_local_folders_go_with_the_turn(broker: Broker, job: JobRecord, run: Run
     def work(turn: Turn) -> None:
         folders.append(turn.scratch)
         (turn.scratch / "file").write_bytes(b"x")
-        turn.broker.streams.announce(turn.attempt, manifest_of(turn.attempt, 0), {})
+        turn.broker.shards.announce(turn.attempt, manifest_of(turn.attempt, 0), {})
         stop()
         turn.check()
 
@@ -193,13 +193,13 @@ def test_a_busy_worker_stays_listed_with_its_job(
     seen: list[dict[str, str]] = []
 
     def work(turn: Turn) -> None:
-        (listed,) = broker.streams.workers()
-        broker.streams.forget_worker(listed["name"])  # as if its entry had expired
-        seen.extend(wait_until(broker.streams.workers))
+        (listed,) = broker.workers.all()
+        broker.workers.forget(listed["name"])  # as if its entry had expired
+        seen.extend(wait_until(broker.workers.all))
         stop()
         turn.check()
 
     run(work)
 
     assert [worker["job"] for worker in seen] == [job.id]
-    assert broker.streams.workers() == []
+    assert broker.workers.all() == []

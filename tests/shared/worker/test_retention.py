@@ -12,6 +12,7 @@ import pytest
 
 from shared.broker import Broker, JobUnfinished, StudentSnapshot, keys
 from shared.errors import UserError
+from shared.events import EventType
 from shared.jobs import JobRecord, Role
 from shared.storage import Storage, job_paths, scratch
 from shared.worker.retention import delete_job, sweep
@@ -30,8 +31,8 @@ def ended(broker: Broker, storage: Storage) -> JobRecord:
         storage.put_bytes(b"tar", f"{job_paths.shards(job.id)}/{manifest.name}")
         storage.put_bytes(b"{}", f"{job_paths.shards(job.id)}/{manifest.sidecar_name}")
     storage.put_bytes(b"state", job_paths.checkpoint(job.id, attempt.task, 1, 0))
-    broker.streams.announce(attempt, counted, {"name": "x"})
-    broker.streams.report(attempt, "noted", metrics={"loss": 1.0})
+    broker.shards.announce(attempt, counted, {"name": "x"})
+    broker.reports.report(attempt, EventType.EVALUATED, metrics={"loss": 1.0})
     broker.jobs.cancel(job.id)
     broker.leases.release(attempt, "job stopped")
     return broker.jobs.get(job.id)
@@ -85,7 +86,7 @@ def test_a_sweep_leaves_of_an_ended_job_what_counts_and_nothing_else(
 ) -> None:
     sweep(broker, storage)
 
-    (manifest,) = broker.streams.shards(ended.id)
+    (manifest,) = broker.shards.manifests(ended.id)
     folder = job_paths.shards(ended.id)
     assert storage.list() == sorted([f"{folder}/{manifest.name}", f"{folder}/{manifest.sidecar_name}"])
     assert broker.retention.untidy() == []
@@ -101,8 +102,8 @@ def test_a_sweep_leaves_what_a_retry_goes_on_from(broker: Broker, storage: Stora
     superseded = [job_paths.checkpoint(job.id, synthesis.task, 1, 9), job_paths.snapshot(job.id, 1, 5)]
     for name in (*shards, checkpoint, snapshot, *superseded):
         storage.put_bytes(b"x", name)
-    broker.streams.announce(synthesis, manifest, {"name": checkpoint})
-    broker.streams.publish_student(distiller, StudentSnapshot(version=10, name=snapshot, sha256="0"))
+    broker.shards.announce(synthesis, manifest, {"name": checkpoint})
+    broker.snapshots.publish(distiller, StudentSnapshot(version=10, name=snapshot, sha256="0"))
     broker.leases.fail(distiller, UserError("bad", "x"))
     sweep(broker, storage)  # a worker has not let go yet
     assert set(superseded) <= set(storage.list())

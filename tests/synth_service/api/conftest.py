@@ -94,7 +94,7 @@ def announce(
     folder = Path(job_paths.shards(attempt.job_id))
     storage.put_bytes(content, str(folder / manifest.name))
     storage.put_bytes(manifest.model_dump_json().encode(), str(folder / manifest.sidecar_name))
-    broker.streams.announce(attempt, manifest, {"index": index})
+    broker.shards.announce(attempt, manifest, {"index": index})
     return manifest
 
 
@@ -104,6 +104,6 @@ def complete(broker: Broker, storage: Storage, *, result: dict[str, Any] | None 
     for index in range(2):
         announce(broker, storage, synthesis, index)
     assert broker.leases.finish(synthesis) == "ok"
-    broker.streams.consumed(distillation, shards=2, images=8)
+    broker.shards.consumed(distillation, shards=2, images=8)
     assert broker.leases.finish(distillation) == "last"
     assert broker.leases.finish(distillation, folder_completed=True, result=result or {"images": 8}) == "ok"

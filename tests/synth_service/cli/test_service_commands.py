@@ -13,6 +13,7 @@ import pytest
 from shared.api_keys import find_key, parse_api_keys
 from shared.broker import Broker
 from shared.errors import UserError
+from shared.events import EventType
 from shared.jobs import Role
 from shared.storage import Storage
 from tests.conftest import free_port
@@ -50,12 +51,12 @@ def test_a_job_is_validated_here_and_there(url: str, job_file: str, broker: Brok
 
 def test_logs_show_what_has_happened(url: str, job_file: str, broker: Broker) -> None:
     job_id = dfkd("submit", job_file, url=url).stdout.strip()
-    broker.streams.report(claim(broker, Role.SYNTHESIS), "note", {"text": "[bold]hello"})
+    broker.reports.report(claim(broker, Role.SYNTHESIS), EventType.EVALUATED, {"text": "[bold]hello"})
     shown = dfkd("logs", job_id, url=url)
     assert shown.exit_code == 0
-    assert "synthesis:0 note text=[bold]hello" in shown.stdout
+    assert "synthesis:0 evaluated text=[bold]hello" in shown.stdout
     events = [json.loads(line) for line in dfkd("logs", job_id, "--json", url=url).stdout.splitlines()]
-    assert [event["id"] for event in events] == [event.id for event in broker.streams.events(job_id, limit=100)]
+    assert [event["id"] for event in events] == [event.id for event in broker.reports.events(job_id, limit=100)]
     later = dfkd("logs", job_id, "--json", "--after", events[-2]["id"], url=url).stdout.splitlines()
     assert [json.loads(line) for line in later] == events[-1:]
 
@@ -122,7 +123,7 @@ def test_a_checkpoint_is_uploaded_listed_and_removed(url: str, tmp_path: Path) -
 
 def test_workers_are_listed(url: str, broker: Broker) -> None:
     assert dfkd("workers", url=url).stdout == ""
-    broker.streams.register_worker("w-1", {"role": "synthesis", "at": 5.0, "device": "cpu"}, ttl_seconds=60)
+    broker.workers.register("w-1", {"role": "synthesis", "at": 5.0, "device": "cpu"}, ttl_seconds=60)
     assert "w-1" in dfkd("workers", url=url).stdout
     assert json.loads(dfkd("workers", "--json", url=url).stdout)[0]["name"] == "w-1"
 

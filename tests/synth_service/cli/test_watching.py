@@ -74,7 +74,7 @@ def test_both_bars_show_count_rate_and_accuracy(url: str, job_file: str, broker:
         attempt = claim(broker, Role.DISTILLATION)
         broker.leases.renew(claim(broker, Role.SYNTHESIS), done=4, rate=2.0)
         broker.leases.renew(attempt, done=5, rate=10.0)
-        broker.streams.report(
+        broker.reports.report(
             attempt, measurement=Measurement(step=5, student_top1=0.75, teacher_top1=0.98, agreement=0.7)
         )
         console = Console(force_terminal=True, width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123

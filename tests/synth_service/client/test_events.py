@@ -7,6 +7,7 @@ import pytest
 
 from shared.broker import Attempt, Broker
 from shared.errors import UserError
+from shared.events import EventType
 from shared.jobs import Role
 from synth_service.client import AsyncClient, Client, ServerUnreachable, UnexpectedAnswer
 from tests.conftest import free_port
@@ -24,7 +25,7 @@ def eventful(client: Client, broker: Broker, count: int) -> tuple[str, Attempt]:
     job_id = client.jobs.create(job()).id
     attempt = claim(broker, Role.SYNTHESIS)
     for number in range(count):
-        broker.streams.report(attempt, "note", {"number": number})
+        broker.reports.report(attempt, EventType.EVALUATED, {"number": number})
     return job_id, attempt
 
 
@@ -33,7 +34,7 @@ def test_a_stream_that_is_cut_twenty_times_brings_every_event_once(
 ) -> None:
     job_id, attempt = eventful(client, broker, 100)
     broker.leases.fail(attempt, UserError("over", "it is over"))
-    expected = broker.streams.events(job_id, limit=1000)
+    expected = broker.reports.events(job_id, limit=1000)
     pick = random.Random(0)
     cuts = [HEAD_BYTES + pick.randrange(900) for _ in range(20)]
     with cutting(service, cuts) as proxy, Client(proxy.url, sleep=lambda _: None) as cut_off:
@@ -54,7 +55,7 @@ def test_the_asynchronous_stream_does_the_same(service: str, client: Client, bro
     with cutting(service, [HEAD_BYTES + 700, 5, HEAD_BYTES + 350]) as proxy:
         received = anyio.run(listen, proxy.url)
         assert proxy.cuts == 3
-    assert received == [event.id for event in broker.streams.events(job_id, limit=1000)]
+    assert received == [event.id for event in broker.reports.events(job_id, limit=1000)]
 
 
 def test_events_come_while_they_happen(client: Client, broker: Broker) -> None:
@@ -62,19 +63,19 @@ def test_events_come_while_they_happen(client: Client, broker: Broker) -> None:
     seen = []
     for event in client.jobs.events(job_id):
         seen.append(event.type)
-        if event.type == "note" and seen.count("note") < 3:
-            broker.streams.report(attempt, "note", {})
-        elif event.type == "note":
+        if event.type == "evaluated" and seen.count("evaluated") < 3:
+            broker.reports.report(attempt, EventType.EVALUATED, {})
+        elif event.type == "evaluated":
             broker.jobs.cancel(job_id)
             broker.leases.release(attempt, "job stopped")
-    assert seen.count("note") == 3
+    assert seen.count("evaluated") == 3
     assert seen[-1] == "job_cancelled"
 
 
 def test_a_listener_may_leave(client: Client, broker: Broker) -> None:
     job_id, _ = eventful(client, broker, 3)
     events = client.jobs.events(job_id)
-    assert next(events).id == broker.streams.events(job_id, limit=1)[0].id
+    assert next(events).id == broker.reports.events(job_id, limit=1)[0].id
     events.close()  # type: ignore[attr-defined]
     assert client.jobs.get(job_id).id == job_id
 
@@ -89,7 +90,7 @@ def test_listening_after_the_last_event_ends(client: Client, broker: Broker) -> 
 def test_the_events_until_now_are_a_list(client: Client, broker: Broker) -> None:
     job_id, _ = eventful(client, broker, 600)  # more than a page
     until_now = list(client.jobs.events(job_id, follow=False))
-    assert until_now == broker.streams.events(job_id, limit=1000)
+    assert until_now == broker.reports.events(job_id, limit=1000)
     assert list(client.jobs.events(job_id, follow=False, after=until_now[-2].id)) == until_now[-1:]
 
 

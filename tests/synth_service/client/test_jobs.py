@@ -168,7 +168,7 @@ def test_the_student_comes_as_a_network(client: Client, broker: Broker, storage:
 
 
 def test_workers_are_listed(client: Client, broker: Broker) -> None:
-    broker.streams.register_worker("w", {"role": "synthesis", "at": 5.0, "device": "cpu"}, ttl_seconds=60)
+    broker.workers.register("w", {"role": "synthesis", "at": 5.0, "device": "cpu"}, ttl_seconds=60)
     (worker,) = client.workers()
     assert (worker.name, worker.role, worker.at) == ("w", "synthesis", 5.0)
     assert worker.model_extra == {"device": "cpu"} or "device" in (worker.model_extra or {})

@@ -42,12 +42,12 @@ def test_an_older_task_is_let_pass_at_once(broker: Broker, clock: SimpleNamespac
     newer = broker.jobs.create(small_job())
     older_attempt, attempt = claim(broker), claim(broker)
     rule = rule_of(broker, attempt)
-    assert not rule.is_over(broker.streams.backlog(newer.id))
+    assert not rule.is_over(broker.shards.backlog(newer.id))
 
     broker.leases.release(older_attempt, "worker stopping")
     clock.now += 2
 
-    assert rule.is_over(broker.streams.backlog(newer.id))
+    assert rule.is_over(broker.shards.backlog(newer.id))
     assert rule.is_older
 
 
@@ -55,18 +55,18 @@ def test_a_shard_that_an_older_job_owes_is_let_pass_after_a_while(broker: Broker
     """Its task is new in the queue, so nothing tells it from a newer job's."""
     older, newer = broker.jobs.create(small_job()), broker.jobs.create(small_job())
     first, distiller = claim(broker), claim(broker, Role.DISTILLATION)
-    broker.streams.announce(first, manifest_of(first, 0, images=64), {})
+    broker.shards.announce(first, manifest_of(first, 0, images=64), {})
     assert broker.leases.finish(first) == "ok"
     attempt = claim(broker)
     assert attempt.job_id == newer.id
     rule = rule_of(broker, attempt)
-    (shard,) = broker.streams.shards_until(older.id)
-    broker.streams.set_aside(distiller, shard, "missing", consumed=True)
+    (shard,) = broker.shards.until(older.id)
+    broker.shards.quarantine(distiller, shard, "missing", consumed=True)
 
     clock.now += 2
-    assert not rule.is_over(broker.streams.backlog(newer.id))
+    assert not rule.is_over(broker.shards.backlog(newer.id))
     clock.now += synthesis.YIELD_SECONDS
-    assert rule.is_over(broker.streams.backlog(newer.id))
+    assert rule.is_over(broker.shards.backlog(newer.id))
     assert not rule.is_older
     broker.leases.release(attempt, "yield", let_others_pass=True)
     following = broker.leases.claim(Role.SYNTHESIS, "worker", after=attempt.entry, block_seconds=0.01)
@@ -82,10 +82,10 @@ def test_a_distiller_that_fell_silent_is_none(broker: Broker, clock: SimpleNames
     for _ in range(10):
         clock.now += 60
         broker.leases.renew(distiller)
-        assert not rule.is_over(broker.streams.backlog(job.id))
+        assert not rule.is_over(broker.shards.backlog(job.id))
 
     clock.now += 60
-    assert not rule.is_over(broker.streams.backlog(job.id))
+    assert not rule.is_over(broker.shards.backlog(job.id))
     clock.now += 2 * 60 + synthesis.YIELD_SECONDS
 
-    assert rule.is_over(broker.streams.backlog(job.id))
+    assert rule.is_over(broker.shards.backlog(job.id))

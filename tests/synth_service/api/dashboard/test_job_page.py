@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 
 from shared.broker import Broker
 from shared.errors import UserError
+from shared.events import EventType
 from shared.jobs import JobRecord, Measurement, Role
 from shared.settings import Settings
 from shared.shards.previews import Strip, Tile, encode_strip
@@ -57,7 +58,7 @@ def test_a_running_job_shows_progress_accuracy_and_how_far_synthesis_is_ahead(
     announce(broker, storage, synthesis, 0)
     broker.leases.renew(synthesis, done=4, rate=2.0)
     measured = Measurement(step=5, student_top1=0.875, teacher_top1=1.0, agreement=0.9)
-    broker.streams.report(distillation, "evaluated", {"step": 5}, measurement=measured)
+    broker.reports.report(distillation, EventType.EVALUATED, {"step": 5}, measurement=measured)
     html = page(client, job, "/status")
     assert "4 of 8 images" in html
     assert 'value="50.0"' in html
@@ -186,7 +187,7 @@ def test_a_shard_that_was_set_aside_is_no_longer_counted(
     for index in range(2):
         announce(broker, storage, synthesis, index)
     assert "8 images" in page(client, job, "/classes")
-    broker.streams.set_aside(distillation, broker.streams.shards_until(job.id)[0], "sha256")
+    broker.shards.quarantine(distillation, broker.shards.until(job.id)[0], "sha256")
     assert "4 images" in page(client, job, "/classes")
     announce(broker, storage, synthesis, 2)
     assert "8 images" in page(client, job, "/classes")
@@ -197,9 +198,9 @@ def test_the_log_begins_with_the_newest_events_of_a_long_story(
 ) -> None:
     attempt = claim(broker, Role.DISTILLATION)
     for number in range(NEWEST_EVENTS + 20):
-        broker.streams.report(attempt, "student_published", {"version": number})
+        broker.reports.report(attempt, EventType.STUDENT_PUBLISHED, {"version": number})
     after = attribute(page(client, job), "data-log-starts-after")
-    assert len(broker.streams.events(job.id, after=after)) == NEWEST_EVENTS
+    assert len(broker.reports.events(job.id, after=after)) == NEWEST_EVENTS
 
 
 def test_a_very_long_story_is_read_over_several_looks(
@@ -209,7 +210,7 @@ def test_a_very_long_story_is_read_over_several_looks(
     monkeypatch.setattr(job_history, "EVENT_BATCH", 10)
     attempt = claim(broker, Role.DISTILLATION)
     for number in range(30):
-        broker.streams.report(attempt, "student_published", {"version": number})
+        broker.reports.report(attempt, EventType.STUDENT_PUBLISHED, {"version": number})
     assert attribute(page(client, job), "data-behind") == "true"
     assert attribute(page(client, job, "/status"), "data-behind") == "false"
 
@@ -218,7 +219,7 @@ def test_a_second_look_reads_only_what_is_new(broker: Broker, job: JobRecord) ->
     attempt = claim(broker, Role.DISTILLATION)
     history = JobHistory()
     before = history.events(broker, job.id)
-    broker.streams.report(attempt, "student_published", {"version": 1})
+    broker.reports.report(attempt, EventType.STUDENT_PUBLISHED, {"version": 1})
     broker.leases.release(attempt, "worker stopping")
     after = history.events(broker, job.id)
     assert after.count == before.count + 2
@@ -231,7 +232,7 @@ def test_a_second_look_reads_only_what_is_new(broker: Broker, job: JobRecord) ->
 def test_a_page_of_a_long_job_is_small(client: TestClient, broker: Broker, job: JobRecord) -> None:
     attempt = claim(broker, Role.DISTILLATION)
     for number in range(3000):
-        broker.streams.report(attempt, step=number, metrics={"loss": number % 7 / 7, "learning_rate": 1 / (number + 1)})
+        broker.reports.report(attempt, step=number, metrics={"loss": number % 7 / 7, "learning_rate": 1 / (number + 1)})
     html = page(client, job)
     metrics = client.get(f"/jobs/{job.id}/metrics", params={"points": attribute(html, "data-points")})
     assert len(html) + len(metrics.content) < 200_000

@@ -35,7 +35,7 @@ def test_a_job_is_listed_with_what_people_ask_first(client: TestClient, broker: 
     broker.leases.renew(synthesis, done=2, rate=0.1)
     broker.leases.renew(distillation, done=5, rate=0.5)
     measurement = Measurement(step=5, student_top1=0.9956, teacher_top1=1, agreement=0.9)
-    broker.streams.report(distillation, measurement=measurement)
+    broker.reports.report(distillation, measurement=measurement)
     page = client.get("/ui/").text
     assert f'href="/ui/jobs/{job.id}"' in page
     assert 'badge-running">running' in page

@@ -150,7 +150,7 @@ def test_ticks_are_few_and_round(seconds: float) -> None:
 
 def lanes_of(broker: Broker, job: JobRecord) -> dict[str, list[Any]]:
     record = broker.jobs.get(job.id)
-    timeline = build_timeline(record, broker.streams.events(job.id), record.created_at + 3600)
+    timeline = build_timeline(record, broker.reports.events(job.id), record.created_at + 3600)
     return {lane.task.role: [(span.kind, span.outcome) for span in lane.spans] for lane in timeline.lanes}
 
 

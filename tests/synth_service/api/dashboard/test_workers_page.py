@@ -20,7 +20,7 @@ def test_a_worker_is_listed_with_its_device_and_its_job(client: TestClient, brok
         "job": job.id,
         "at": time.time(),
     }
-    broker.streams.register_worker("synthesis-host-1", fields, ttl_seconds=60)
+    broker.workers.register("synthesis-host-1", fields, ttl_seconds=60)
     page = client.get("/ui/workers").text
     assert "synthesis-host-1" in page
     assert "60.0 GB of 80.0 GB" in page
@@ -33,7 +33,7 @@ def test_a_worker_is_listed_with_its_device_and_its_job(client: TestClient, brok
 
 def test_a_worker_that_was_silent_for_long_is_marked(client: TestClient, broker: Broker) -> None:
     fields: dict[str, str | int | float] = {"role": "distillation", "job": "", "at": time.time() - STALE_SECONDS - 1}
-    broker.streams.register_worker("distillation-host-2", fields, ttl_seconds=60)
+    broker.workers.register("distillation-host-2", fields, ttl_seconds=60)
     assert ">stale<" in client.get("/ui/workers").text
 
 
@@ -44,7 +44,7 @@ def test_what_a_worker_of_another_version_says_does_no_harm(client: TestClient, 
         "job": "javascript:alert(1)",
         "news": 1,
     }
-    broker.streams.register_worker("odd", fields, ttl_seconds=60)
+    broker.workers.register("odd", fields, ttl_seconds=60)
     page = client.get("/ui/workers")
     assert page.status_code == 200
     assert "<b>new" not in page.text
@@ -66,7 +66,7 @@ def test_without_workers_the_page_tells_how_to_start_some(client: TestClient) ->
 def test_a_list_that_has_not_changed_is_not_sent_again(client: TestClient, broker: Broker) -> None:
     known = {"If-None-Match": client.get("/ui/workers/list").headers["etag"]}
     assert client.get("/ui/workers/list", headers=known).status_code == 304
-    broker.streams.register_worker("one", {"role": "synthesis", "at": time.time()}, ttl_seconds=60)
+    broker.workers.register("one", {"role": "synthesis", "at": time.time()}, ttl_seconds=60)
     assert client.get("/ui/workers/list", headers=known).status_code == 200
 
 

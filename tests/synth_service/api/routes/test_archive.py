@@ -38,7 +38,7 @@ def contents(archive: bytes) -> dict[str, bytes]:
 
 def expected(broker: Broker, storage: Storage, job: JobRecord) -> dict[str, bytes]:
     names = [job_paths.student(job.id), job_paths.metrics(job.id), f"{job_paths.folder(job.id)}/README.md"]
-    for manifest in broker.streams.shards(job.id):
+    for manifest in broker.shards.manifests(job.id):
         names += [f"{job_paths.shards(job.id)}/{name}" for name in (manifest.name, manifest.sidecar_name)]
     return {name.removeprefix("jobs/"): storage.read_bytes(name) for name in names}
 

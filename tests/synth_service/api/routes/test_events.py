@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from shared.broker import Broker
+from shared.events import EventType
 from shared.jobs import JobRecord, Role
 from shared.storage import Storage
 from tests.conftest import free_port
@@ -90,7 +91,7 @@ def test_a_listener_that_is_cut_off_again_and_again_sees_every_event_once(
     heard: list[dict[str, Any]] = []
     for cut in range(20):
         for number in range(3):
-            broker.streams.report(attempt, "tick", {"number": 3 * cut + number})
+            broker.reports.report(attempt, EventType.EVALUATED, {"number": 3 * cut + number})
         with listening(f"{url}/jobs/{job.id}/events", heard[-1]["id"] if heard else None) as events:
             # Leaves one or two events unread each time, some of which are on their way already.
             heard += [next(events) for _ in range(1 + cut % 3)]
@@ -98,8 +99,8 @@ def test_a_listener_that_is_cut_off_again_and_again_sees_every_event_once(
     broker.leases.release(attempt, "stopped")
     with listening(f"{url}/jobs/{job.id}/events", heard[-1]["id"]) as events:
         heard += events
-    assert [event["id"] for event in heard] == [event.id for event in broker.streams.events(job.id)]
-    assert [event["data"]["number"] for event in heard if event["type"] == "tick"] == list(range(60))
+    assert [event["id"] for event in heard] == [event.id for event in broker.reports.events(job.id)]
+    assert [event["data"]["number"] for event in heard if event["type"] == "evaluated"] == list(range(60))
 
 
 def test_a_stream_ends_when_the_service_stops(url: str, app: FastAPI, job: JobRecord) -> None:

@@ -16,7 +16,7 @@ def attempt(broker: Broker, job: JobRecord) -> Attempt:
 
 def report(broker: Broker, attempt: Attempt, steps: range) -> None:
     for step in steps:
-        broker.streams.report(attempt, step=step, metrics={"loss": 100.0 if step == 77 else 1 / (step + 1)})
+        broker.reports.report(attempt, step=step, metrics={"loss": 100.0 if step == 77 else 1 / (step + 1)})
 
 
 def listed(client: TestClient, attempt: Attempt, **query: Any) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def test_values_are_listed_oldest_first_in_pages(client: TestClient, broker: Bro
 
 def test_only_the_steps_and_the_task_that_were_asked_for(client: TestClient, broker: Broker, attempt: Attempt) -> None:
     report(broker, attempt, range(4))
-    broker.streams.report(claim(broker, Role.SYNTHESIS), step=9, metrics={"bn": 1.0})
+    broker.reports.report(claim(broker, Role.SYNTHESIS), step=9, metrics={"bn": 1.0})
     assert steps(listed(client, attempt, since_step=2)) == [2, 3, 9]
     assert steps(listed(client, attempt, since_step=2, points=10)) == [2, 3, 9]
     assert steps(listed(client, attempt, task="synthesis:0")) == [9]
@@ -87,6 +87,6 @@ def test_following_a_job_shows_every_row_once(client: TestClient, broker: Broker
 
 
 def test_a_loss_that_is_no_number_is_null(client: TestClient, broker: Broker, attempt: Attempt) -> None:
-    broker.streams.report(attempt, step=1, metrics={"loss": float("nan"), "rate": 0.1})
+    broker.reports.report(attempt, step=1, metrics={"loss": float("nan"), "rate": 0.1})
     assert listed(client, attempt)[0]["values"] == {"loss": None, "rate": 0.1}
     assert listed(client, attempt, points=10)[0]["values"] == {"rate": 0.1}

@@ -53,7 +53,7 @@ def test_the_work_of_a_job_shows(client: TestClient, broker: Broker, storage: St
     assert value(client, "dfkd_shard_lag") == value(client, "dfkd_shard_lag_greatest") == 1
     assert value(client, "dfkd_images_total") == 4
     assert value(client, "dfkd_shard_bytes_total") == 300
-    broker.streams.register_worker("w", {"role": "synthesis", "job": job.id}, ttl_seconds=60)
+    broker.workers.register("w", {"role": "synthesis", "job": job.id}, ttl_seconds=60)
     assert value(client, "dfkd_workers", role="synthesis", state="busy") == 1
     assert value(client, "dfkd_worker_heartbeat_age_seconds", role="synthesis", worker="w") == pytest.approx(0, abs=2)
 

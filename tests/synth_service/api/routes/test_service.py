@@ -46,8 +46,8 @@ def test_architectures_and_presets_are_listed(client: TestClient) -> None:
 
 
 def test_workers_are_listed_with_what_they_tell_of_themselves(client: TestClient, broker: Broker) -> None:
-    broker.streams.register_worker("b", {"role": "synthesis", "job": "", "at": 1.5, "device": "cpu"}, ttl_seconds=60)
-    broker.streams.register_worker("a", {"role": "distillation", "job": "job-1", "at": 2}, ttl_seconds=60)
+    broker.workers.register("b", {"role": "synthesis", "job": "", "at": 1.5, "device": "cpu"}, ttl_seconds=60)
+    broker.workers.register("a", {"role": "distillation", "job": "job-1", "at": 2}, ttl_seconds=60)
     assert client.get("/workers").json()["data"] == [
         {"name": "a", "role": "distillation", "job": "job-1", "at": 2.0},
         {"name": "b", "role": "synthesis", "job": "", "at": 1.5, "device": "cpu"},

@@ -3,6 +3,7 @@
 import pytest
 
 from shared.broker import AnnouncedShard, Broker, StudentSnapshot
+from shared.events import EventType
 from shared.jobs import JobRecord, Measurement, Role, Task
 from tests.shared.broker.manifests import manifest_of
 from tests.shared.broker.test_leases import claim
@@ -18,92 +19,92 @@ def job(broker: Broker) -> JobRecord:
 
 def test_announcing_a_shard_moves_the_position_and_stores_the_checkpoint(broker: Broker, job: JobRecord) -> None:
     attempt = claim(broker)
-    broker.streams.announce(attempt, manifest_of(attempt, 0), {"name": "state-0"})
-    broker.streams.announce(attempt, manifest_of(attempt, 1), {"name": "state-1"})
+    broker.shards.announce(attempt, manifest_of(attempt, 0), {"name": "state-0"})
+    broker.shards.announce(attempt, manifest_of(attempt, 1), {"name": "state-1"})
 
-    position = broker.streams.synthesis_position(job.id, SYNTHESIS)
+    position = broker.shards.position(job.id, SYNTHESIS)
 
     assert (position.next_index, position.next_image, position.images) == (2, 32, 32)
     assert position.checkpoint == {"name": "state-1"}
-    assert broker.streams.backlog(job.id).shards == 2
+    assert broker.shards.backlog(job.id).shards == 2
 
 
 def test_announcing_an_index_twice_does_nothing(broker: Broker, job: JobRecord) -> None:
     attempt = claim(broker)
     for _ in range(2):
-        broker.streams.announce(attempt, manifest_of(attempt, 0), {"name": "state"})
+        broker.shards.announce(attempt, manifest_of(attempt, 0), {"name": "state"})
 
-    assert len(broker.streams.shards(job.id)) == 1
-    assert broker.streams.synthesis_position(job.id, SYNTHESIS).images == 16
+    assert len(broker.shards.manifests(job.id)) == 1
+    assert broker.shards.position(job.id, SYNTHESIS).images == 16
 
 
 def test_an_index_cannot_be_skipped(broker: Broker, job: JobRecord) -> None:
     attempt = claim(broker)
     with pytest.raises(ValueError, match="shard 1 announced where 0 was due"):
-        broker.streams.announce(attempt, manifest_of(attempt, 1), {})
+        broker.shards.announce(attempt, manifest_of(attempt, 1), {})
 
 
 def test_shards_are_read_in_order_from_a_position(broker: Broker, job: JobRecord) -> None:
     attempt = claim(broker)
     for index in range(3):
-        broker.streams.announce(attempt, manifest_of(attempt, index), {})
+        broker.shards.announce(attempt, manifest_of(attempt, index), {})
 
-    first = broker.streams.read_shards(job.id, "0", count=2)
-    rest = broker.streams.read_shards(job.id, first[-1].position)
-    nothing = broker.streams.read_shards(job.id, rest[-1].position, block_seconds=0.01)
+    first = broker.shards.read(job.id, "0", count=2)
+    rest = broker.shards.read(job.id, first[-1].position)
+    nothing = broker.shards.read(job.id, rest[-1].position, block_seconds=0.01)
 
     assert [shard.manifest.index for shard in first + rest] == [0, 1, 2]
     assert nothing == []
-    assert broker.streams.shards_until(job.id, first[-1].position) == first
+    assert broker.shards.until(job.id, first[-1].position) == first
 
 
 def damage(broker: Broker, job: JobRecord, number: int) -> AnnouncedShard:
-    return broker.streams.read_shards(job.id, "0", count=10)[number]
+    return broker.shards.read(job.id, "0", count=10)[number]
 
 
 def test_a_shard_that_is_set_aside_is_owed_once_and_made_good_by_another(broker: Broker, job: JobRecord) -> None:
     synthesis, distillation = claim(broker), claim(broker, Role.DISTILLATION)
     for index in range(2):
-        broker.streams.announce(synthesis, manifest_of(synthesis, index), {})
+        broker.shards.announce(synthesis, manifest_of(synthesis, index), {})
     bad = damage(broker, job, 0)
 
-    assert broker.streams.set_aside(distillation, bad, "wrong_sha256") == 1
-    assert broker.streams.set_aside(distillation, bad, "wrong_sha256") == 1
+    assert broker.shards.quarantine(distillation, bad, "wrong_sha256") == 1
+    assert broker.shards.quarantine(distillation, bad, "wrong_sha256") == 1
 
-    position = broker.streams.synthesis_position(job.id, SYNTHESIS)
+    position = broker.shards.position(job.id, SYNTHESIS)
     assert (position.images, position.owed) == (16, ((0, 16),))
-    broker.streams.announce(synthesis, manifest_of(synthesis, 2, first_image=0), {})
-    position = broker.streams.synthesis_position(job.id, SYNTHESIS)
+    broker.shards.announce(synthesis, manifest_of(synthesis, 2, first_image=0), {})
+    position = broker.shards.position(job.id, SYNTHESIS)
     assert (position.images, position.owed, position.next_image) == (32, (), 32)
-    assert [manifest.index for manifest in broker.streams.shards(job.id)] == [1, 2]
+    assert [manifest.index for manifest in broker.shards.manifests(job.id)] == [1, 2]
 
 
 def test_damage_found_after_synthesis_ended_puts_its_task_back_in_the_queue(broker: Broker, job: JobRecord) -> None:
     synthesis, distillation = claim(broker), claim(broker, Role.DISTILLATION)
-    broker.streams.announce(synthesis, manifest_of(synthesis, 0, images=64), {"name": "state"})
+    broker.shards.announce(synthesis, manifest_of(synthesis, 0, images=64), {"name": "state"})
     assert broker.leases.finish(synthesis) == "ok"
     assert broker.jobs.synthesis_is_complete(job.id)
 
-    broker.streams.set_aside(distillation, damage(broker, job, 0), "missing")
+    broker.shards.quarantine(distillation, damage(broker, job, 0), "missing")
 
     assert not broker.jobs.synthesis_is_complete(job.id)
     again = claim(broker)
     assert (again.task, again.number) == (SYNTHESIS, 2)
-    broker.streams.announce(again, manifest_of(again, 1, images=64, first_image=0), {"name": "state"})
+    broker.shards.announce(again, manifest_of(again, 1, images=64, first_image=0), {"name": "state"})
     assert broker.leases.finish(again) == "ok"
     assert broker.leases.finish(distillation) == "last"
 
 
 def test_consumption_lowers_the_backlog_and_a_finished_distiller_ends_it(broker: Broker, job: JobRecord) -> None:
     synthesis = claim(broker)
-    broker.streams.announce(synthesis, manifest_of(synthesis, 0), {})
-    assert not broker.streams.backlog(job.id).has_distiller
+    broker.shards.announce(synthesis, manifest_of(synthesis, 0), {})
+    assert not broker.shards.backlog(job.id).has_distiller
     distillation = claim(broker, Role.DISTILLATION)
-    assert broker.streams.backlog(job.id).has_distiller
+    assert broker.shards.backlog(job.id).has_distiller
 
-    broker.streams.consumed(distillation, shards=1, images=16)
+    broker.shards.consumed(distillation, shards=1, images=16)
 
-    assert broker.streams.backlog(job.id).shards == 0
+    assert broker.shards.backlog(job.id).shards == 0
     stage = broker.jobs.get(job.id).stages.distillation
     assert stage is not None
     assert (stage.shards_consumed, stage.images_consumed) == (1, 16)
@@ -112,19 +113,19 @@ def test_consumption_lowers_the_backlog_and_a_finished_distiller_ends_it(broker:
 def test_a_dataset_only_job_has_no_backlog(broker: Broker) -> None:
     job = broker.jobs.create(small_job(distillation=None, student=None))
     attempt = claim(broker)
-    broker.streams.announce(attempt, manifest_of(attempt, 0), {})
+    broker.shards.announce(attempt, manifest_of(attempt, 0), {})
 
-    assert broker.streams.backlog(job.id).shards == 0
+    assert broker.shards.backlog(job.id).shards == 0
 
 
 def test_the_newest_student_replaces_the_one_before(broker: Broker, job: JobRecord) -> None:
     attempt = claim(broker, Role.DISTILLATION)
-    assert broker.streams.newest_student(job.id) is None
+    assert broker.snapshots.newest(job.id) is None
     for version in (200, 400):
         snapshot = StudentSnapshot(version=version, name=f"student-{version}", sha256="0" * 64)
-        broker.streams.publish_student(attempt, snapshot)
+        broker.snapshots.publish(attempt, snapshot)
 
-    assert broker.streams.newest_student(job.id) == snapshot
+    assert broker.snapshots.newest(job.id) == snapshot
     record = broker.jobs.get(job.id)
     assert record.stages.distillation is not None
     assert record.stages.distillation.student_version == 400
@@ -133,30 +134,30 @@ def test_the_newest_student_replaces_the_one_before(broker: Broker, job: JobReco
 def test_events_are_read_after_an_id_without_gap_or_repeat(broker: Broker, job: JobRecord) -> None:
     attempt = claim(broker, Role.DISTILLATION)
     for number in range(5):
-        broker.streams.report(attempt, "noted", {"number": number})
+        broker.reports.report(attempt, EventType.EVALUATED, {"number": number})
 
-    everything = broker.streams.events(job.id)
-    pages = broker.streams.events(job.id, limit=3)
-    pages += broker.streams.events(job.id, after=pages[-1].id)
+    everything = broker.reports.events(job.id)
+    pages = broker.reports.events(job.id, limit=3)
+    pages += broker.reports.events(job.id, after=pages[-1].id)
 
     assert pages == everything
-    assert [event.data["number"] for event in everything if event.type == "noted"] == [0, 1, 2, 3, 4]
+    assert [event.data["number"] for event in everything if event.type == "evaluated"] == [0, 1, 2, 3, 4]
     assert sorted(event.at for event in everything) == [event.at for event in everything]
 
 
 def test_a_measurement_and_metrics_come_with_one_report(broker: Broker, job: JobRecord) -> None:
     attempt = claim(broker, Role.DISTILLATION)
     measurement = Measurement(step=7, student_top1=0.5, teacher_top1=0.9, agreement=0.6)
-    broker.streams.report(attempt, "evaluated", measurement=measurement, step=7, metrics={"loss": 1.5})
+    broker.reports.report(attempt, EventType.EVALUATED, measurement=measurement, step=7, metrics={"loss": 1.5})
 
     assert broker.jobs.get(job.id).measurement == measurement
-    (row,) = broker.streams.metrics(job.id)
+    (row,) = broker.reports.metrics(job.id)
     assert (row["task"], row["step"], row["values"]) == ("distillation:0", 7, {"loss": 1.5})
 
 
 def test_workers_are_listed_until_they_are_forgotten(broker: Broker) -> None:
-    broker.streams.register_worker("one", {"role": "synthesis", "pid": 1}, ttl_seconds=60)
-    broker.streams.register_worker("two", {"role": "distillation"}, ttl_seconds=60)
-    broker.streams.forget_worker("two")
+    broker.workers.register("one", {"role": "synthesis", "pid": 1}, ttl_seconds=60)
+    broker.workers.register("two", {"role": "distillation"}, ttl_seconds=60)
+    broker.workers.forget("two")
 
-    assert broker.streams.workers() == [{"name": "one", "role": "synthesis", "pid": "1"}]
+    assert broker.workers.all() == [{"name": "one", "role": "synthesis", "pid": "1"}]

@@ -1,0 +1,241 @@
+"""Shards of a job: announced, consumed, and quarantined when they are damaged.
+
+A shard counts once its manifest is in the job's stream. Announcing shard ``n`` of a partition stores the
+worker's checkpoint for shard ``n + 1`` in the same script, so a successor never repeats or skips one; a
+second announcement of the same index does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.broker import keys
+from shared.broker.attempts import Attempt, LeaseLost, unless_refused
+from shared.broker.connection import BLOCK_SECONDS, Client
+from shared.broker.keys import Key
+from shared.broker.scripts import job_script
+from shared.jobs import Role, State, Task
+from shared.shards.manifest import ShardManifest
+
+
+@job_script("""
+if not holds() then return {'lost'} end
+local next_index = tonumber(get(task .. ':next_index') or 0)
+if index > next_index then return {'gap', next_index} end
+if index == next_index then
+  redis.call('XADD', stream, '*', 'manifest', manifest)
+  redis.call('HINCRBY', KEYS[1], 'shards', 1)
+  redis.call('HINCRBY', KEYS[1], task .. ':images', images)
+  tally('images', images)
+  tally('shard_bytes', bytes)
+  local owed = {}
+  for _, range in ipairs(cjson.decode(get(task .. ':owed') or '[]')) do
+    if range[1] ~= first_image then owed[#owed + 1] = range end
+  end
+  redis.call('HSET', KEYS[1], task .. ':next_index', index + 1, task .. ':checkpoint', checkpoint,
+             task .. ':owed', #owed > 0 and cjson.encode(owed) or '[]', task .. ':failures', 0)
+  if first_image + images > tonumber(get(task .. ':next_image') or 0) then
+    set(task .. ':next_image', first_image + images)
+  end
+  event('shard_sealed', task, told)
+end
+return {'ok'}
+""")
+def _announce(
+    *,
+    stream: Key,
+    index: int,
+    manifest: str,
+    images: int,
+    first_image: int,
+    bytes: int,
+    checkpoint: str,
+    told: str,
+) -> list[Any]: ...
+
+
+@job_script("""
+if not holds() then return 'lost' end
+if redis.call('XDEL', stream, position) == 0 then return tonumber(get('damaged') or 0) end
+local owed = cjson.decode(get(maker .. ':owed') or '[]')
+redis.call('HINCRBY', KEYS[1], maker .. ':images', -images)
+owed[#owed + 1] = {first_image, images}
+set(maker .. ':owed', cjson.encode(owed))
+event('shard_damaged', maker, told)
+if get(maker .. ':state') == 'succeeded' then
+  local entry = redis.call('XADD', KEYS[3], '*', 'job', job_id, 'partition', string.match(maker, ':(%d+)$'))
+  redis.call('HSET', KEYS[1], maker .. ':state', 'queued', maker .. ':entry', entry)
+  redis.call('HDEL', KEYS[1], maker .. ':token', maker .. ':finished_at')
+end
+redis.call('HINCRBY', KEYS[1], 'shards', -1)
+if consumed then redis.call('HINCRBY', KEYS[1], 'shards_consumed', -1) end
+return redis.call('HINCRBY', KEYS[1], 'damaged', 1)
+""")
+def _quarantine(
+    *, stream: Key, position: str, maker: str, first_image: int, images: int, told: str, consumed: bool
+) -> int | str:
+    """``maker`` is the task that made the shard; ``consumed`` says that the distiller had taken it."""
+    ...
+
+
+@job_script("""
+if not holds() then return 'lost' end
+redis.call('HSET', KEYS[1], 'shards_consumed', shards, 'images_consumed', images)
+return 'ok'
+""")
+def _consumed(*, shards: int, images: int) -> str: ...
+
+
+@dataclass(frozen=True)
+class AnnouncedShard:
+    """A shard with its place in the job's stream."""
+
+    position: str
+    manifest: ShardManifest
+
+
+@dataclass(frozen=True)
+class SynthesisPosition:
+    """Where a synthesis task stands. Images are counted within the partition."""
+
+    next_index: int
+    next_image: int
+    images: int
+    owed: tuple[tuple[int, int], ...]
+    """(first image, count) of quarantined shards, to be made again."""
+    checkpoint: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """How far synthesis is ahead. ``has_distiller``: some worker is working on the distillation."""
+
+    shards: int
+    has_distiller: bool
+    distiller_heartbeat: str | None = None
+    """Changes while that worker lives."""
+
+
+class Shards:
+    """The shards of each job. Every write is fenced by the attempt's token."""
+
+    def __init__(self, client: Client) -> None:
+        self._redis = client
+
+    def announce(self, attempt: Attempt, manifest: ShardManifest, checkpoint: Mapping[str, Any]) -> None:
+        """Publishes a sealed shard together with the checkpoint from which the next one is made.
+
+        Raises:
+            LeaseLost: another attempt has the task; the shard does not count.
+            ValueError: the index skips one.
+        """
+        told = {"index": manifest.index, "images": manifest.images, "name": manifest.name, "bytes": manifest.bytes}
+        answer = _announce(
+            self._redis,
+            attempt.caller,
+            stream=keys.shards(attempt.job_id),
+            index=manifest.index,
+            manifest=manifest.model_dump_json(),
+            images=manifest.images,
+            first_image=manifest.first_image,
+            bytes=manifest.bytes,
+            checkpoint=json.dumps(dict(checkpoint)),
+            told=json.dumps(told),
+        )
+        if answer[0] == "lost":
+            raise LeaseLost(attempt)
+        if answer[0] == "gap":
+            raise ValueError(f"shard {manifest.index} announced where {answer[1]} was due")
+
+    def position(self, job_id: str, task: Task) -> SynthesisPosition:
+        """Where the task stands, as the last announcement left it."""
+        names = ("next_index", "next_image", "images", "owed", "checkpoint")
+        values = self._redis.hmget(keys.job(job_id), [f"{task}:{name}" for name in names])
+        next_index, next_image, images, owed, checkpoint = values
+        return SynthesisPosition(
+            next_index=int(next_index or 0),
+            next_image=int(next_image or 0),
+            images=int(images or 0),
+            owed=tuple((int(first), int(count)) for first, count in json.loads(owed or "[]")),
+            checkpoint=json.loads(checkpoint) if checkpoint else None,
+        )
+
+    def manifests(self, job_id: str) -> list[ShardManifest]:
+        """All shards of a job that count, in the order of their announcement."""
+        return [shard.manifest for shard in self._parse(self._redis.xrange(keys.shards(job_id)))]
+
+    def is_announced(self, manifest: ShardManifest) -> bool:
+        """Whether this very shard counts: what to ask before a refused one is removed.
+
+        A refusal alone does not tell. When an answer was lost on the way, the announcement is sent again,
+        and by then it can be refused although the first one counted.
+        """
+        return any(counted.name == manifest.name for counted in self.manifests(manifest.job))
+
+    def until(self, job_id: str, position: str = "+") -> list[AnnouncedShard]:
+        """The shards up to and including a position, or all, in order."""
+        return self._parse(self._redis.xrange(keys.shards(job_id), max=position))
+
+    def read(
+        self, job_id: str, after: str, *, count: int = 8, block_seconds: float = BLOCK_SECONDS
+    ) -> list[AnnouncedShard]:
+        """The next shards after a position (``0`` for the start), waiting for one for ``block_seconds``."""
+        answer = self._redis.xread({keys.shards(job_id): after}, count=count, block=max(1, int(block_seconds * 1000)))
+        streams = answer.items() if isinstance(answer, dict) else (answer or [])
+        # RESP3 wraps each stream's entries in one more list than RESP2 does.
+        return [shard for _, entries in streams for shard in self._parse(_flatten(entries))]
+
+    @staticmethod
+    def _parse(entries: Any) -> list[AnnouncedShard]:
+        return [
+            AnnouncedShard(position, ShardManifest.model_validate_json(fields["manifest"]))
+            for position, fields in entries
+        ]
+
+    def quarantine(self, attempt: Attempt, shard: AnnouncedShard, reason: str, *, consumed: bool = False) -> int:
+        """Takes a damaged shard out of the job and has its images made again.
+
+        Args:
+            attempt: any that holds a task of the job.
+            shard: what was found damaged.
+            reason: stable, for the event.
+            consumed: it counts among the shards that the distiller has taken.
+
+        Returns:
+            How many shards of the job were damaged so far.
+        """
+        manifest = shard.manifest
+        maker = Task(Role.SYNTHESIS, manifest.partition)
+        answer = _quarantine(
+            self._redis,
+            attempt.caller,
+            stream=keys.shards(attempt.job_id),
+            position=shard.position,
+            maker=str(maker),
+            first_image=manifest.first_image,
+            images=manifest.images,
+            told=json.dumps({"name": manifest.name, "index": manifest.index, "reason": reason}),
+            consumed=consumed,
+        )
+        return int(unless_refused(answer, attempt))
+
+    def consumed(self, attempt: Attempt, *, shards: int, images: int) -> None:
+        """Tells how many shards and images the distiller has taken, which lets synthesis go on."""
+        unless_refused(_consumed(self._redis, attempt.caller, shards=shards, images=images), attempt)
+
+    def backlog(self, job_id: str) -> Backlog:
+        """Announced minus consumed shards. Zero once no distiller will come any more."""
+        distillation = Task(Role.DISTILLATION)
+        names = ["shards", "shards_consumed", f"{distillation}:state", f"{distillation}:heartbeat_at"]
+        shards, consumed, state, heartbeat = self._redis.hmget(keys.job(job_id), names)
+        if state is None or State(state).is_final:
+            return Backlog(0, has_distiller=True)
+        return Backlog(int(shards or 0) - int(consumed or 0), state == State.RUNNING, heartbeat)
+
+
+def _flatten(entries: list[Any]) -> list[Any]:
+    is_wrapped = bool(entries) and isinstance(entries[0], list) and isinstance(entries[0][0], (list, tuple))
+    return list(entries[0]) if is_wrapped else entries
