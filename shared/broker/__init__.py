@@ -13,7 +13,7 @@ from shared.broker.checkpoints import Checkpoints
 from shared.broker.connection import SOCKET_TIMEOUT_SECONDS, WORKER_PATIENCE_RETRIES, Client, Patience, connect
 from shared.broker.jobs import Jobs
 from shared.broker.leases import Leases
-from shared.broker.models import Model, ModelInUse, Models
+from shared.broker.models import ModelInUse, Models
 from shared.broker.refusals import (
     IdempotencyConflict,
     JobFinished,
@@ -44,7 +44,6 @@ __all__ = [
     "Jobs",
     "LeaseLost",
     "Leases",
-    "Model",
     "ModelInUse",
     "ModelMissing",
     "Models",

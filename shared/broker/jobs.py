@@ -20,6 +20,7 @@ from shared.broker.refusals import (
 from shared.broker.scripts import Caller, job_script
 from shared.jobs import JobRecord, Role, State, new_job_id, record_from_fields, task_totals
 from shared.specs import JobSpec
+from shared.specs.named_files import named_checkpoints
 from shared.storage.model_paths import model_of
 
 
@@ -308,9 +309,8 @@ class Jobs:
 
 def _models_of(spec: JobSpec) -> Iterator[str]:
     """The uploaded checkpoints that a job loads."""
-    for network in (spec.teacher, spec.student):
-        model = model_of(network.checkpoint) if network and network.checkpoint else None
-        if model is not None:
+    for _, checkpoint in named_checkpoints(spec):
+        if (model := model_of(checkpoint)) is not None:
             yield model
 
 

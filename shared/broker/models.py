@@ -6,13 +6,12 @@ that look at the same keys, so no job begins with a model that is being deleted.
 
 from collections.abc import Iterator
 
-from pydantic import BaseModel, Field
-
 from shared.broker import keys
 from shared.broker.connection import Client
 from shared.broker.keys import Key
 from shared.broker.scripts import script
 from shared.weight_files.inspection import TensorEntry
+from shared.weight_files.model import Model
 
 TENSORS_KEPT = 20_000
 
@@ -28,24 +27,6 @@ return 'ok'
 def _delete(*, model: Key, all_models: Key, jobs_of_model: Key, unfinished_jobs: Key, model_id: str) -> str:
     """Answers ``ok``, ``missing``, or the id of an unfinished job that uses the model."""
     ...
-
-
-class Model(BaseModel):
-    """An uploaded checkpoint."""
-
-    id: str
-    checkpoint: str = Field(description="What to write as `checkpoint` in a job: models/ID.")
-    filename: str
-    owner: str | None = Field(None, description="Name of the API key that uploaded it.")
-    created_at: float = Field(description="Unix time.")
-    bytes: int
-    sha256: str
-    format: str = Field(description="safetensors, torch, or torch-legacy (of before torch 1.6).")
-    tensor_count: int
-    parameters: int = Field(description="Values in all tensors together, buffers included.")
-    architectures: list[str] = Field(description="Values of `arch` whose weights have these names and shapes.")
-    num_classes: int | None = Field(None, description="Outputs of the last layer, where one can tell.")
-    input_channels: int | None = Field(None, description="Inputs of the first convolution, where one can tell.")
 
 
 class ModelInUse(Exception):

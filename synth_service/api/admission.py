@@ -13,10 +13,12 @@ from shared.settings import Settings
 from shared.shards.patterns import expand_shards
 from shared.specs import JobSpec, StudentSpec, TeacherSpec
 from shared.specs.architectures import check_factory_allowed
+from shared.specs.named_files import named_checkpoints, named_shards
 from shared.storage import PathOutsideStorage, Storage, model_paths
 from shared.storage.model_paths import referred_to
 from synth_service.api.files import is_there
-from synth_service.api.problems import FieldError, Problem
+from synth_service.api.problems import Problem
+from synth_service.wire import FieldError
 
 SHARDS_LOOKED_FOR = 1000
 """Of a longer pattern the worker, which reads every file, notices what is missing later."""
@@ -76,20 +78,10 @@ def _forbidden_factories(spec: JobSpec, settings: Settings) -> Iterator[tuple[st
 
 
 def _unusable_files(spec: JobSpec, storage: Storage) -> Iterator[tuple[str, str | None, FieldError]]:
-    named = (
-        ("teacher.checkpoint", spec.teacher.checkpoint),
-        ("student.checkpoint", spec.student.checkpoint if spec.student else None),
-    )
-    patterns = (
-        ("shards", spec.shards),
-        ("evaluation.shards", spec.evaluation.shards if spec.evaluation else None),
-    )
-    for field, name in named:
-        if name is not None and referred_to(name) is None:
+    for field, name in named_checkpoints(spec):
+        if referred_to(name) is None:
             yield from _unusable(field, [name], storage)
-    for field, pattern in patterns:
-        if pattern is None:
-            continue
+    for field, pattern in named_shards(spec):
         try:
             names = expand_shards(pattern)
         except UserError as error:

@@ -52,7 +52,7 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "413": ("Content Too Large", "body_too_large", "The body is longer than 1,000,000 bytes."),
     "415": ("Unsupported Media Type", "unsupported_media_type", "The body must be application/json, not text/plain."),
     "416": ("Range Not Satisfiable", "range_not_satisfiable", "Range Not Satisfiable."),
-    "422": ("Unprocessable Content", "invalid_request", "seed: Input should be greater than or equal to 0"),
+    "422": ("Unprocessable Content", "invalid_request", "seed: must be at least 0; it is -1"),
     "429": (
         "Too Many Requests",
         "queue_full",

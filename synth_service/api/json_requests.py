@@ -15,7 +15,9 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from synth_service.api.problems import FieldError, Problem, field_path, invalid_request, reject_json
+from shared.specs.field_errors import field_path
+from synth_service.api.problems import Problem, invalid_request, reject_json
+from synth_service.wire import FieldError
 
 
 class JsonRequest(Request):

@@ -12,7 +12,6 @@ import redis
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -20,7 +19,8 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.broker import JobFinished, JobSucceeded, JobUnfinished, QueueFull
-from shared.specs import SYNTHESIS_METHODS
+from shared.specs.field_errors import described
+from synth_service.wire import FieldError, ProblemDetail
 
 logger = structlog.get_logger()
 
@@ -41,27 +41,6 @@ _HINTS = {
     "storage_unavailable": "Nothing is lost; try again shortly. GET /readyz tells when the service is ready.",
     "internal_error": "This is a fault of the service. Its log has the details.",
 }
-
-
-class FieldError(BaseModel):
-    """One thing to change in the request."""
-
-    field: str = Field(description="Path of the field, such as `synthesis.num_images`; empty for the whole body.")
-    message: str
-
-
-class ProblemDetail(BaseModel):
-    """An error, as RFC 9457 describes one. Branch on ``code``: it is stable, the texts are not."""
-
-    model_config = ConfigDict(json_schema_extra={"description": "An error (RFC 9457). Branch on `code`: it is stable."})
-
-    type: str = Field("about:blank", description="Always about:blank; `code` tells errors apart.")
-    title: str = Field(description="The phrase of the HTTP status.")
-    status: int
-    code: str = Field(description="Stable and snake_case.")
-    detail: str
-    errors: list[FieldError] | None = Field(None, description="The offending fields, where there are any.")
-    hint: str | None = Field(None, description="What to do about it, where that is not obvious.")
 
 
 class Problem(HTTPException):
@@ -147,24 +126,6 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(redis.RedisError, _redis_problem)
 
 
-def field_path(location: Sequence[int | str], refined: str | None = None) -> str:
-    """The path of a field as a client writes it, from where pydantic says that an error is.
-
-    Args:
-        location: ``loc`` of the error, with or without the ``body``, ``query``, … in front.
-        refined: the field that a rule over several fields blames, seen from about there.
-    """
-    parts = [str(part) for part in location]
-    if parts and parts[0] in ("body", "query", "path", "header"):
-        del parts[0]
-    if len(parts) > 1 and parts[0] == "synthesis" and parts[1] in SYNTHESIS_METHODS:
-        del parts[1]  # the tag of the union, which no client writes there
-    blamed = refined.split(".") if refined else []
-    if parts and blamed and parts[-1] == blamed[0]:
-        del parts[-1]
-    return ".".join([*parts, *blamed])
-
-
 async def _http_problem(request: Request, error: Exception) -> Response:
     error = cast(HTTPException, error)
     if isinstance(error, Problem):
@@ -189,10 +150,7 @@ def _method_not_allowed(request: Request) -> Problem:
 
 async def _validation_problem(_request: Request, error: Exception) -> Response:
     found = cast(RequestValidationError, error).errors()
-    errors = [
-        FieldError(field=field_path(each["loc"], each.get("ctx", {}).get("field")), message=each["msg"])
-        for each in found
-    ]
+    errors = [FieldError(field=field, message=message) for field, message in map(described, found)]
     return invalid_request(errors).response()
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from shared.specs import SYNTHESIS_METHODS, JobSpec
+from shared.specs import JobSpec
+from shared.specs.field_errors import described
 from synth_service.client import FieldError
 
 
@@ -92,18 +92,8 @@ def check_job(spec: dict[str, Any]) -> JobSpec:
     try:
         return JobSpec.model_validate(spec)
     except ValidationError as error:
-        raise RefusedJob([FieldError(_field(each), each["msg"]) for each in error.errors()]) from None
-
-
-def _field(error: ErrorDetails) -> str:
-    """The field to change: that where the error is, or the one that a rule over several fields blames."""
-    parts = [str(part) for part in error["loc"]]
-    if len(parts) > 1 and parts[0] == "synthesis" and parts[1] in SYNTHESIS_METHODS:
-        del parts[1]  # the tag of the union, which nobody writes there
-    blamed = str((error.get("ctx") or {}).get("field", "")).split(".")
-    if parts and parts[-1] == blamed[0]:
-        del parts[-1]
-    return ".".join(part for part in [*parts, *blamed] if part)
+        faults = map(described, error.errors())
+        raise RefusedJob([FieldError(field=field, message=message) for field, message in faults]) from None
 
 
 def _parse(text: str, name: str) -> Any:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shared.jobs import Event, JobRecord, State
-from synth_service.client import ModelDetail, ValidatedJob, WorkerDetail
+from synth_service.client import Model, ValidatedJob, WorkerDetail
 from synth_service.client.progress import UNITS, accuracy, duration, rate_and_eta, stages
 
 _COLOURS = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.CANCELLING: "yellow"}
@@ -109,13 +109,12 @@ def workers_table(workers: Sequence[WorkerDetail]) -> Table:
     """One row for each worker."""
     table = Table("name", "role", "job", "device", "heard of", box=None, pad_edge=False)
     for worker in workers:
-        device = str((worker.model_extra or {}).get("device", ""))
         age = f"{max(time.time() - worker.at, 0):.0f} s ago" if worker.at else ""
-        table.add_row(escape(worker.name), worker.role or "", worker.job or "idle", escape(device), age)
+        table.add_row(escape(worker.name), worker.role or "", worker.job or "idle", escape(worker.device or ""), age)
     return table
 
 
-def models_table(models: Sequence[ModelDetail]) -> Table:
+def models_table(models: Sequence[Model]) -> Table:
     """One row for each model."""
     table = Table("checkpoint", "file", "bytes", "network", "classes", "age", box=None, pad_edge=False)
     for model in models:

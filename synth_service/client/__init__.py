@@ -11,7 +11,6 @@
 Nothing here imports torch but ``student``.
 """
 
-from synth_service.client.answers import JobPage, MetricRow, ModelDetail, Poll, ValidatedJob, WorkerDetail
 from synth_service.client.asynchronous import AsyncClient, AsyncJob
 from synth_service.client.blocking import Client, Job
 from synth_service.client.connection import DEFAULT_URL, Retry
@@ -20,15 +19,27 @@ from synth_service.client.errors import (
     ClientError,
     DamagedDownload,
     DamagedUpload,
-    FieldError,
     JobNotSucceeded,
     ServerUnreachable,
     UnexpectedAnswer,
+)
+from synth_service.client.waiting import Poll
+from synth_service.wire import (
+    ArchitectureDetail,
+    FieldError,
+    MetricRow,
+    Model,
+    ModelDetail,
+    Page,
+    Preset,
+    ValidatedJob,
+    WorkerDetail,
 )
 
 __all__ = [
     "DEFAULT_URL",
     "ApiError",
+    "ArchitectureDetail",
     "AsyncClient",
     "AsyncJob",
     "Client",
@@ -38,10 +49,12 @@ __all__ = [
     "FieldError",
     "Job",
     "JobNotSucceeded",
-    "JobPage",
     "MetricRow",
+    "Model",
     "ModelDetail",
+    "Page",
     "Poll",
+    "Preset",
     "Retry",
     "ServerUnreachable",
     "UnexpectedAnswer",

@@ -17,7 +17,6 @@ from pydantic import PrivateAttr
 from shared.jobs import Event, JobRecord, State
 from shared.shards.manifest import ShardManifest
 from shared.specs import JobSpec
-from synth_service.client.answers import JobPage, MetricRow, ModelDetail, Poll, ValidatedJob, WorkerDetail
 from synth_service.client.connection import Connection, Retry
 from synth_service.client.errors import JobNotSucceeded
 from synth_service.client.jobs import LARGEST_PAGE, AsyncJobs
@@ -31,7 +30,17 @@ from synth_service.client.service import (
     url_of,
 )
 from synth_service.client.transports import BlockingTransport, iterate, run
-from synth_service.client.waiting import PATIENCE_SECONDS
+from synth_service.client.waiting import PATIENCE_SECONDS, Poll
+from synth_service.wire import (
+    ArchitectureDetail,
+    MetricRow,
+    Model,
+    ModelDetail,
+    Page,
+    Preset,
+    ValidatedJob,
+    WorkerDetail,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,7 +121,7 @@ class Jobs:
 
     def list(
         self, *, status: str | None = None, name: str | None = None, limit: int | None = None, after: str | None = None
-    ) -> JobPage[Job]:
+    ) -> Page[Job]:
         """See ``AsyncJobs.list``."""
         return run(self._calls.list(status=status, name=name, limit=limit, after=after))
 
@@ -201,7 +210,7 @@ class Models:
     def __init__(self, connection: Connection) -> None:
         self._calls = AsyncModels(connection)
 
-    def upload(self, path: Path | str, *, name: str | None = None) -> ModelDetail:
+    def upload(self, path: Path | str, *, name: str | None = None) -> Model:
         """See ``AsyncModels.upload``."""
         return run(self._calls.upload(path, name=name))
 
@@ -209,7 +218,7 @@ class Models:
         """See ``AsyncModels.get``."""
         return run(self._calls.get(model_id))
 
-    def list(self) -> Sequence[ModelDetail]:
+    def list(self) -> Sequence[Model]:
         """See ``AsyncModels.list``."""
         return run(self._calls.list())
 
@@ -272,11 +281,11 @@ class Client:
         """See ``AsyncService.workers``."""
         return run(self._calls.workers())
 
-    def architectures(self) -> Sequence[dict[str, Any]]:
+    def architectures(self) -> Sequence[ArchitectureDetail]:
         """See ``AsyncService.architectures``."""
         return run(self._calls.architectures())
 
-    def presets(self) -> Sequence[dict[str, Any]]:
+    def presets(self) -> Sequence[Preset]:
         """See ``AsyncService.presets``."""
         return run(self._calls.presets())
 

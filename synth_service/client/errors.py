@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from shared.jobs import JobRecord
+from synth_service.wire import FieldError
 
 
 class ClientError(Exception):
@@ -30,14 +30,6 @@ class DamagedUpload(ClientError):
     """The bytes that arrived are not those that were sent."""
 
 
-@dataclass(frozen=True)
-class FieldError:
-    """What is wrong with one field of a request."""
-
-    field: str
-    message: str
-
-
 class ApiError(ClientError):
     """The API refused a request.
 
@@ -56,7 +48,7 @@ class ApiError(ClientError):
         self.hint = str(problem.get("hint") or "")
         self.is_repeated = is_repeated
         self.errors = [
-            FieldError(str(each.get("field", "")), str(each.get("message", "")))
+            FieldError(field=str(each.get("field", "")), message=str(each.get("message", "")))
             for each in problem.get("errors") or []
             if isinstance(each, dict)
         ]

@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from shared.jobs import Event, JobRecord, State
-from synth_service.client.answers import Page
 from synth_service.client.connection import Connection, Request, backoff, path_of
 from synth_service.client.errors import ServerUnreachable
+from synth_service.wire import EventPage
 
 SILENCE_SECONDS: Final = 40.0
 """The API sends a sign of life every 15 seconds."""
@@ -77,7 +77,7 @@ async def list_events(connection: Connection, job_id: str, after: str | None) ->
     has_more = True
     while has_more:
         params = {"limit": str(PAGE), **({"after": after} if after is not None else {})}
-        page = await connection.ask(Request("GET", path, params=params), Page[Event].model_validate)
+        page = await connection.ask(Request("GET", path, params=params), EventPage.model_validate)
         for event in page.data:
             after = event.id
             yield event

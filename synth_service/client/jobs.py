@@ -16,13 +16,13 @@ from shared.jobs import Event, State
 from shared.shards.manifest import ShardManifest
 from shared.specs import JobSpec
 from synth_service.client import outputs
-from synth_service.client.answers import J, JobPage, MetricRow, Page, Poll, ValidatedJob
 from synth_service.client.connection import LONGEST_RETRY_AFTER_SECONDS, Connection, Request, path_of, retry_after
 from synth_service.client.downloads import download
 from synth_service.client.errors import ApiError
 from synth_service.client.events import follow_events, list_events
 from synth_service.client.progress import Display, NoDisplay, display_for
-from synth_service.client.waiting import PATIENCE_SECONDS, wait_for_end
+from synth_service.client.waiting import PATIENCE_SECONDS, J, Poll, wait_for_end
+from synth_service.wire import MetricRow, Page, ValidatedJob
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,7 +80,7 @@ class AsyncJobs(Generic[J]):
 
     async def list(
         self, *, status: str | None = None, name: str | None = None, limit: int | None = None, after: str | None = None
-    ) -> JobPage[J]:
+    ) -> Page[J]:
         """A page of jobs, newest first.
 
         Args:
@@ -92,7 +92,7 @@ class AsyncJobs(Generic[J]):
         wanted = {"status": status, "name": name, "limit": limit, "after": after}
         params = {field: str(value) for field, value in wanted.items() if value is not None}
         page = await self._connection.ask(Request("GET", "/jobs", params=params), Page[dict[str, Any]].model_validate)
-        return JobPage(data=[self._bind(each) for each in page.data], has_more=page.has_more)
+        return Page(data=[self._bind(each) for each in page.data], has_more=page.has_more)
 
     async def iterate(
         self, *, status: str | None = None, name: str | None = None, page_size: int = LARGEST_PAGE

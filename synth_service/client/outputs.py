@@ -9,24 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 from shared.jobs import JobRecord
 from shared.shards.manifest import ShardManifest
-from synth_service.client.answers import MetricRow, Page
 from synth_service.client.connection import Connection, Request, path_of
 from synth_service.client.downloads import download
+from synth_service.wire import MetricList, MetricRow, ShardPage
 
 if TYPE_CHECKING:
     from torch import nn
 
 SHARDS_PER_PAGE: Final = 1000
-
-
-class PlacedManifest(ShardManifest):
-    """A manifest with its place in the list of shards."""
-
-    id: str
-
-    def manifest(self) -> ShardManifest:
-        """The manifest alone."""
-        return ShardManifest.model_validate(self.model_dump(exclude={"id"}))
 
 
 async def list_shards(connection: Connection, job_id: str) -> list[ShardManifest]:
@@ -35,7 +25,7 @@ async def list_shards(connection: Connection, job_id: str) -> list[ShardManifest
     params = {"limit": str(SHARDS_PER_PAGE)}
     while True:
         request = Request("GET", path_of("jobs", job_id, "shards"), params=params)
-        page = await connection.ask(request, Page[PlacedManifest].model_validate)
+        page = await connection.ask(request, ShardPage.model_validate)
         manifests += [shard.manifest() for shard in page.data]
         if not page.has_more:
             return manifests
@@ -57,7 +47,7 @@ async def list_metrics(
     rows: list[MetricRow] = []
     while True:
         request = Request("GET", path_of("jobs", job_id, "metrics"), params=params)
-        page = await connection.ask(request, Page[MetricRow].model_validate)
+        page = await connection.ask(request, MetricList.model_validate)
         rows += page.data
         if not page.has_more:
             return rows

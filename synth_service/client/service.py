@@ -6,11 +6,21 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from synth_service.client.answers import ModelDetail, Page, WorkerDetail
 from synth_service.client.connection import DEFAULT_URL, Connection, Content, Request, path_of
 from synth_service.client.errors import ApiError, DamagedUpload
+from synth_service.wire import (
+    ArchitectureDetail,
+    ArchitectureList,
+    Model,
+    ModelDetail,
+    ModelPage,
+    Preset,
+    PresetList,
+    WorkerDetail,
+    WorkerList,
+)
 
 DEFAULT_TIMEOUT_SECONDS: Final = 10.0
 DEFAULT_RETRIES: Final = 3
@@ -30,7 +40,7 @@ def key_of(api_key: str | None) -> str | None:
     return api_key if api_key is not None else os.environ.get("DFKD_API_KEY") or None
 
 
-Models = list[ModelDetail]
+Models = list[Model]
 """Inside the class, ``list`` is the method."""
 
 
@@ -40,7 +50,7 @@ class AsyncModels:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def upload(self, path: Path | str, *, name: str | None = None) -> ModelDetail:
+    async def upload(self, path: Path | str, *, name: str | None = None) -> Model:
         """Sends a checkpoint, a piece at a time; ``checkpoint`` of the answer is what a job names it by.
 
         Args:
@@ -72,24 +82,22 @@ class AsyncModels:
             is_repeatable=False,  # it would be there twice
             timeout_seconds=UPLOAD_SECONDS,
         )
-        model = await self._connection.ask(request, ModelDetail.model_validate)
+        model = await self._connection.ask(request, Model.model_validate)
         if model.sha256 != digest.hexdigest():
             await self.delete(model.id)
             raise DamagedUpload(f"{path.name}: sha256 is {digest.hexdigest()}, that of what arrived is {model.sha256}")
         return model
 
     async def get(self, model_id: str) -> ModelDetail:
-        """One of them."""
+        """One of them, with its tensors."""
         return await self._connection.ask(Request("GET", path_of("models", model_id)), ModelDetail.model_validate)
 
-    async def list(self) -> Sequence[ModelDetail]:
+    async def list(self) -> Sequence[Model]:
         """All that were uploaded, newest first."""
         models: Models = []
         params = {"limit": str(MODELS_PER_PAGE)}
         while True:
-            page = await self._connection.ask(
-                Request("GET", "/models", params=params), Page[ModelDetail].model_validate
-            )
+            page = await self._connection.ask(Request("GET", "/models", params=params), ModelPage.model_validate)
             models += page.data
             if not page.has_more:
                 return models
@@ -112,16 +120,16 @@ class AsyncService:
 
     async def workers(self) -> Sequence[WorkerDetail]:
         """Workers that were heard of within the last minute."""
-        page = await self._connection.ask(Request("GET", "/workers"), Page[WorkerDetail].model_validate)
+        page = await self._connection.ask(Request("GET", "/workers"), WorkerList.model_validate)
         return page.data
 
-    async def architectures(self) -> Sequence[dict[str, Any]]:
+    async def architectures(self) -> Sequence[ArchitectureDetail]:
         """Networks that jobs may name."""
-        return (await self._connection.ask(Request("GET", "/architectures"), Page[dict[str, Any]].model_validate)).data
+        return (await self._connection.ask(Request("GET", "/architectures"), ArchitectureList.model_validate)).data
 
-    async def presets(self) -> Sequence[dict[str, Any]]:
+    async def presets(self) -> Sequence[Preset]:
         """Named settings of ``synthesis``."""
-        return (await self._connection.ask(Request("GET", "/presets"), Page[dict[str, Any]].model_validate)).data
+        return (await self._connection.ask(Request("GET", "/presets"), PresetList.model_validate)).data
 
     async def check_ready(self) -> None:
         """Raises ServerUnreachable, with the reason, unless the service can take jobs."""

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
-from synth_service.client.answers import J, Poll
+from shared.jobs import JobRecord
 from synth_service.client.errors import ServerUnreachable
 from synth_service.client.progress import Display, stages
 
 POLL_SECONDS: Final = 0.5
 LONGEST_POLL_SECONDS: Final = 5.0
 PATIENCE_SECONDS: Final = 60.0
+
+J = TypeVar("J", bound=JobRecord)
+"""A job with methods that block or with methods that are to be awaited."""
+
+
+@dataclass(frozen=True)
+class Poll(Generic[J]):
+    """A job as the last poll found it, and how long the server would like to be left alone."""
+
+    job: J
+    retry_after_seconds: float | None
 
 
 async def wait_for_end(

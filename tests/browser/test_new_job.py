@@ -54,7 +54,7 @@ def test_submitting_too_early_leads_to_the_first_missing_field(open_page: OpenPa
     form = open_page(service, "/ui/new", expected=[*INCOMPLETE, ("/jobs", "422")])
     form.get_by_role("button", name="Start job").click()
     expect(field(form, "teacher.checkpoint")).to_be_focused()
-    expect(error_of(form, "student.arch")).to_have_text("This is needed.")
+    expect(error_of(form, "student.arch")).to_have_text("This field is required.")
     field(form, "teacher.checkpoint").fill("digits/teacher.safetensors")
     expect(error_of(form, "teacher.checkpoint")).to_be_hidden()
 

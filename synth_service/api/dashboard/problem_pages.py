@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from synth_service.api.dashboard.rendering import render_text
-from synth_service.api.problems import MEDIA_TYPE, ProblemDetail
+from synth_service.api.problems import MEDIA_TYPE
+from synth_service.wire import ProblemDetail
 
 SIGN_IN_PATH = "/ui/sign-in"
 

@@ -14,6 +14,7 @@ from shared.jobs import Role
 from synth_service.api.dashboard.rendering import render, render_text
 from synth_service.api.dependencies import JOB_ID_PATTERN, BrokerInUse
 from synth_service.api.files import matches
+from synth_service.wire import WorkerDetail
 
 JOB_ID = re.compile(JOB_ID_PATTERN)
 
@@ -44,27 +45,21 @@ class WorkerRow:
     @classmethod
     def of(cls, fields: dict[str, str], now: float) -> "WorkerRow":
         """The line of what a worker published of itself. Of an older or newer version's, what is understood."""
-
-        def figure(name: str) -> float | None:
-            try:
-                return float(fields[name])
-            except (KeyError, ValueError):
-                return None
-
-        heard_at, total, available = figure("at"), figure("memory_total_bytes"), figure("memory_available_bytes")
+        worker = WorkerDetail.model_validate(fields)
+        total, available = worker.memory_total_bytes, worker.memory_available_bytes
         return cls(
-            name=fields["name"],
-            role=fields.get("role", ""),
-            device=fields.get("device", ""),
-            device_name=fields.get("device_name", ""),
-            job=fields.get("job") or None,
-            heard_at=heard_at,
-            is_stale=heard_at is not None and now - heard_at > STALE_SECONDS,
+            name=worker.name,
+            role=worker.role or "",
+            device=worker.device or "",
+            device_name=worker.device_name or "",
+            job=worker.job or None,
+            heard_at=worker.at,
+            is_stale=worker.at is not None and now - worker.at > STALE_SECONDS,
             memory_used_bytes=total - available if total is not None and available is not None else None,
             memory_total_bytes=total,
-            process_bytes=figure("process_memory_bytes"),
-            cpu_percent=figure("cpu_percent"),
-            gpu_percent=figure("gpu_percent"),
+            process_bytes=worker.process_memory_bytes,
+            cpu_percent=worker.cpu_percent,
+            gpu_percent=worker.gpu_percent,
         )
 
 

@@ -12,13 +12,12 @@ import anyio
 import redis
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel
 from starlette.datastructures import State as AppState
 from starlette.responses import StreamingResponse
 
 from shared.broker import Broker
 from shared.events import EventType
-from shared.jobs import Event, State
+from shared.jobs import State
 from synth_service.api.dependencies import (
     STREAM_ID_PATTERN,
     AfterEntry,
@@ -27,6 +26,7 @@ from synth_service.api.dependencies import (
     PageLimit,
 )
 from synth_service.api.problems import documented
+from synth_service.wire import EventPage
 
 router = APIRouter(tags=["jobs"])
 
@@ -37,13 +37,6 @@ HEARTBEAT_SECONDS = 15.0
 BATCH = 500
 RETRIED = EventType.JOB_RETRIED
 LAST_EVENTS = frozenset(f"job_{state}" for state in State if state.is_final)
-
-
-class EventPage(BaseModel):
-    """Events, oldest first."""
-
-    data: list[Event]
-    has_more: bool
 
 
 @router.get(

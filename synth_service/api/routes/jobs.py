@@ -4,7 +4,6 @@ import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import BaseModel, Field
 
 from shared.broker import IdempotencyConflict, ModelMissing
 from shared.jobs import JobRecord, State
@@ -22,20 +21,14 @@ from synth_service.api.dependencies import (
 )
 from synth_service.api.files import matches
 from synth_service.api.json_requests import JsonRoute
-from synth_service.api.problems import FieldError, Problem, documented
+from synth_service.api.problems import Problem, documented
 from synth_service.api.security.auth import CallerInUse
 from synth_service.api.security.ownership import check_own_files
+from synth_service.wire import FieldError, JobPage
 
 POLL_AFTER_SECONDS = 1
 
 router = APIRouter(tags=["jobs"], route_class=JsonRoute)
-
-
-class JobPage(BaseModel):
-    """One page of jobs, newest first."""
-
-    data: list[JobRecord]
-    has_more: bool = Field(description="Whether there are more; ask for them with `after` = the last id of this page.")
 
 
 @router.post(

@@ -7,36 +7,19 @@ import json
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field
 
 from shared.broker import Reports
 from shared.broker.reports import MetricRow, stream_position
 from synth_service.api.dependencies import AfterEntry, BrokerInUse, ExistingJob
 from synth_service.api.downsampling import SMALLEST, downsample
 from synth_service.api.problems import documented
+from synth_service.wire import MetricList
 
 router = APIRouter(tags=["outputs"])
 
 MOST_POINTS = 2000
 READ_WHOLE_ROWS = 4096
 """Up to so many rows a chart is drawn from all of them, beyond from the telling ones of each block."""
-
-
-class Metric(BaseModel):
-    """Values that a worker measured at one step."""
-
-    id: str = Field(description="Orders the rows of a job; `after` takes it.")
-    task: str = Field(description="role:partition.")
-    at: float = Field(description="Unix time.")
-    step: int = Field(description="Distillation step, or synthetic batch of the partition.")
-    values: dict[str, float | None] = Field(description="By series. Null: not a finite number.")
-
-
-class MetricList(BaseModel):
-    """Measured values, oldest first. The last row is the newest there is, unless `has_more`."""
-
-    data: list[Metric]
-    has_more: bool = Field(description="Whether `limit` cut the list; ask on with `after` = the last id.")
 
 
 @router.get(

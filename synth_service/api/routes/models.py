@@ -9,17 +9,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, Field
 
-from shared.broker import Broker, Model, ModelInUse
+from shared.broker import Broker, ModelInUse
 from shared.storage import Storage, model_paths
 from shared.weight_files.fingerprints import recognise
-from shared.weight_files.inspection import CheckpointContent, TensorEntry, UnreadableFile, UnsafePickle, inspect
+from shared.weight_files.inspection import CheckpointContent, UnreadableFile, UnsafePickle, inspect
+from shared.weight_files.model import Model
 from synth_service.api import files
 from synth_service.api.dependencies import BrokerInUse, SettingsInUse, StorageInUse
-from synth_service.api.problems import FieldError, Problem, documented
+from synth_service.api.problems import Problem, documented
 from synth_service.api.security.auth import Caller, CallerInUse
 from synth_service.api.uploads import Received, received
+from synth_service.wire import FieldError, ModelDetail, ModelPage
 
 router = APIRouter(tags=["models"])
 
@@ -36,19 +37,6 @@ BODY: dict[str, Any] = {
 }
 
 ModelId = Annotated[str, Path(pattern=model_paths.ID_PATTERN, description="Id of a model.")]
-
-
-class ModelPage(BaseModel):
-    """One page of models, newest first."""
-
-    data: list[Model]
-    has_more: bool = Field(description="Whether there are more; ask for them with `after` = the last id of this page.")
-
-
-class ModelDetail(Model):
-    """A model with its tensors."""
-
-    tensors: list[TensorEntry]
 
 
 @router.post(

@@ -3,7 +3,6 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, Field
 
 from shared.jobs import JobRecord, State
 from shared.shards.manifest import ShardManifest
@@ -13,24 +12,12 @@ from synth_service.api import files
 from synth_service.api.dependencies import AfterEntry, BrokerInUse, ExistingJob, PageLimit, StorageInUse
 from synth_service.api.problems import Problem, documented
 from synth_service.api.responses import NOT_MODIFIED, PARTIAL, binary
+from synth_service.wire import Shard, ShardPage
 
 router = APIRouter(tags=["outputs"])
 
 NOT_THERE = (FileNotFoundError, PathOutsideStorage)
 """A link that leads out of the storage is as good as no file."""
-
-
-class Shard(ShardManifest):
-    """A shard that counts, with its place in the job's stream."""
-
-    id: str = Field(description="Place in the order of announcement; `after` takes it.")
-
-
-class ShardPage(BaseModel):
-    """Shards in the order of their announcement."""
-
-    data: list[Shard]
-    has_more: bool
 
 
 @router.get("/jobs/{job_id}/shards", response_model=ShardPage, responses=documented(404, 422), summary="List shards")

@@ -2,77 +2,30 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import anyio
 from anyio.to_thread import run_sync
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
 
 from shared.specs.architectures import ARCHITECTURES, ZOOS
 from shared.specs.presets import DEFAULT_PRESET, PRESETS, TEACHER_WEIGHTS
 from shared.storage import Storage
 from synth_service.api.dependencies import BrokerInUse, SettingsInUse, StorageInUse
 from synth_service.api.problems import Problem, documented
+from synth_service.wire import (
+    ArchitectureDetail,
+    ArchitectureList,
+    Health,
+    Preset,
+    PresetList,
+    WorkerDetail,
+    WorkerList,
+)
 
 READY_WITHIN_SECONDS = 1.5
 """Below the two seconds that orchestrators commonly wait for a probe."""
 
 router = APIRouter(tags=["service"])
-
-
-class Health(BaseModel):
-    """The process answers."""
-
-    status: Literal["ok"] = "ok"
-
-
-class ArchitectureDetail(BaseModel):
-    """A network that jobs may name."""
-
-    name: str
-    family: str
-    description: str
-    arguments: dict[str, Any] = Field(description="What the name stands for; `kwargs` of the job may add to it.")
-
-
-class ArchitectureList(BaseModel):
-    """All networks with a name, and the forms for those from elsewhere."""
-
-    data: list[ArchitectureDetail]
-    forms: list[str] = Field(description="Other ways to write `arch`.")
-
-
-class Preset(BaseModel):
-    """Settings of `synthesis` under a name. Fields that a job writes win over them."""
-
-    name: str
-    is_default: bool
-    settings: dict[str, Any]
-    by_teacher: dict[str, dict[str, float]] = Field(description="Settings that depend on `teacher.arch`.")
-
-
-class PresetList(BaseModel):
-    """All presets."""
-
-    data: list[Preset]
-
-
-class WorkerDetail(BaseModel):
-    """A worker that was heard of lately. Workers may tell more of themselves than is named here."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    role: str | None = None
-    job: str | None = Field(None, description="The job it works on; empty when idle.")
-    at: float | None = Field(None, description="Unix time of its last sign of life.")
-
-
-class WorkerList(BaseModel):
-    """All workers."""
-
-    data: list[WorkerDetail]
 
 
 @router.get("/healthz", response_model=Health, summary="Alive?")
@@ -144,7 +97,13 @@ async def list_presets() -> PresetList:
     )
 
 
-@router.get("/workers", response_model=WorkerList, responses=documented(), summary="Workers")
+@router.get(
+    "/workers",
+    response_model=WorkerList,
+    response_model_exclude_unset=True,
+    responses=documented(),
+    summary="Workers",
+)
 def list_workers(broker: BrokerInUse) -> WorkerList:
     """Workers that were heard of within the last minute."""
     return WorkerList(data=[WorkerDetail.model_validate(each) for each in broker.workers.all()])

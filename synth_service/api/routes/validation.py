@@ -1,27 +1,18 @@
 """A dry run of POST /jobs: the same checks and the resolved specification, and nothing is stored."""
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
 
 from shared.specs import JobSpec
-from shared.specs.estimates import JobEstimate, estimate
+from shared.specs.estimates import estimate
 from synth_service.api.admission import admit
 from synth_service.api.dependencies import BrokerInUse, SettingsInUse, StorageInUse
 from synth_service.api.json_requests import JsonRoute
 from synth_service.api.problems import documented
 from synth_service.api.security.auth import CallerInUse
 from synth_service.api.security.ownership import check_own_files
+from synth_service.wire import ValidatedJob
 
 router = APIRouter(tags=["jobs"], route_class=JsonRoute)
-
-
-class ValidatedJob(BaseModel):
-    """A job that would be accepted."""
-
-    model_config = ConfigDict(frozen=True)
-
-    spec: JobSpec = Field(description="The resolved specification: presets and derived values filled in.")
-    estimate: JobEstimate
 
 
 @router.post(
@@ -36,4 +27,4 @@ def validate_job(
     """What POST /jobs would store for this body and what the job comes to; refuses what POST /jobs refuses."""
     check_own_files(spec, broker, caller.owner_filter)
     admitted = admit(spec, storage, settings, broker.models, caller.owner_filter)
-    return ValidatedJob(spec=admitted, estimate=estimate(admitted))
+    return ValidatedJob(spec=admitted.model_dump(mode="json"), estimate=estimate(admitted))

@@ -12,8 +12,10 @@ from shared.broker import Broker
 from shared.errors import UserError
 from shared.shards.patterns import expand_shards
 from shared.specs import JobSpec
+from shared.specs.named_files import named_checkpoints, named_shards
 from shared.storage import model_paths
-from synth_service.api.problems import FieldError, Problem
+from synth_service.api.problems import Problem
+from synth_service.wire import FieldError
 
 JOBS_FOLDER: Final = "jobs"
 MAX_FOLDERS: Final = 16
@@ -48,15 +50,14 @@ def check_own_files(spec: JobSpec, broker: Broker, owner: str | None) -> None:
 
 def _named_files(spec: JobSpec) -> Iterator[tuple[str, Iterable[str]]]:
     """Fields and the files that each stands for. Models named by their id are looked up with their owner anyway."""
-    for part, network in (("teacher", spec.teacher), ("student", spec.student)):
-        if network and network.checkpoint and model_paths.referred_to(network.checkpoint) is None:
-            yield f"{part}.checkpoint", [network.checkpoint]
-    for field, pattern in (("shards", spec.shards), ("evaluation.shards", spec.evaluation and spec.evaluation.shards)):
-        if pattern:
-            try:
-                yield field, expand_shards(pattern)
-            except UserError:
-                continue  # refused by ``admission`` with its reason
+    for field, checkpoint in named_checkpoints(spec):
+        if model_paths.referred_to(checkpoint) is None:
+            yield field, [checkpoint]
+    for field, pattern in named_shards(spec):
+        try:
+            yield field, expand_shards(pattern)
+        except UserError:
+            continue  # refused by ``admission`` with its reason
 
 
 def _foreign_folders(names: Iterable[str], broker: Broker, owner: str) -> list[str]:

@@ -11,6 +11,7 @@ from torch import nn
 from shared.errors import UserError
 from shared.networks.building import build_network, check_shapes
 from shared.specs import InputSpec, NetworkSpec
+from shared.specs.architectures import ARCHITECTURES, check_architecture
 
 FACTORIES = """
 from torch import nn
@@ -214,3 +215,13 @@ def test_checking_keeps_mode_and_statistics() -> None:
         check_shapes(network, "resnet8", num_classes=7, input=InputSpec(channels=1, height=16, width=16))
         assert network.training is training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_every_suggested_name_of_torchvision_is_one() -> None:
+    from torchvision import models
+
+    for name in models.list_models(module=models):
+        if name in ARCHITECTURES:
+            continue
+        with pytest.raises(ValueError, match=f"did you mean `torchvision:{name}`"):
+            check_architecture(name)

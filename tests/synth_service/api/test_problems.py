@@ -10,7 +10,8 @@ from starlette.testclient import TestClient
 
 from shared.broker import Broker
 from shared.jobs import JobRecord
-from synth_service.api.problems import MEDIA_TYPE, ProblemDetail, field_path
+from synth_service.api.problems import MEDIA_TYPE
+from synth_service.wire import ProblemDetail
 
 
 def problem(response: Any, status: int, code: str) -> ProblemDetail:
@@ -98,14 +99,6 @@ def test_the_field_of_a_rule_over_several_is_named_once(
     found = problem(client.post("/jobs", json=written), 422, "invalid_request")
     assert found.errors is not None
     assert field in [error.field for error in found.errors]
-
-
-def test_field_paths_join_where_they_overlap() -> None:
-    assert field_path(("body", "teacher", "input"), "input.mean") == "teacher.input.mean"
-    assert field_path(("body", "synthesis", "fast", "steps")) == "synthesis.steps"
-    assert field_path(("body",), "distillation.steps") == "distillation.steps"
-    assert field_path(("query", "limit")) == "limit"
-    assert field_path(("body",)) == ""
 
 
 def nested(depth: int) -> bytes:

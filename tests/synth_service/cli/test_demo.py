@@ -39,6 +39,12 @@ def finished(result: dict[str, Any]) -> JobRecord:
 
 
 @pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    """An empty one of each test's own, in place of the package's."""
+    return Storage(str(tmp_path / "storage"))
+
+
+@pytest.fixture
 def filled(storage: Storage) -> Storage:
     for name in ("student", "grid"):
         storage.put_bytes(b"content", str(RESULT[name]))

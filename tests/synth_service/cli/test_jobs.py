@@ -28,7 +28,7 @@ def test_a_refused_job_is_a_table_of_fields_and_exit_code_2(url: str, job_file: 
     assert result.exit_code == 2
     assert result.stdout == ""
     lines = result.stderr.splitlines()
-    assert any("synthesis.num_images" in line and "greater than or equal to 1" in line for line in lines)
+    assert any("synthesis.num_images" in line and "must be at least 1; it is 0" in line for line in lines)
     assert any("teacher.arch" in line and "nope" in line for line in lines)
 
 

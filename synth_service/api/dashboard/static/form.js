@@ -191,7 +191,7 @@ function showErrors(errors) {
     const isShown = messages.has(input) && (showsAll || touched.has(input));
     const error = document.getElementById(`${input.id}-error`);
     error.hidden = !isShown;
-    error.textContent = isShown ? messages.get(input).replace(/^Field required$/, "This is needed.") : "";
+    error.textContent = isShown ? messages.get(input).replace(/^is required$/, "This field is required.") : "";
     if (isShown) input.setAttribute("aria-invalid", "true");
     else input.removeAttribute("aria-invalid");
   }
@@ -256,7 +256,7 @@ async function validate() {
 // The one thing that cannot be left to the service: a job without shards is one that makes its own.
 function missingParts() {
   const isMissing = goal() === "student" && !byPath.get("shards").value.trim();
-  return isMissing ? [{ field: "shards", message: "Field required" }] : [];
+  return isMissing ? [{ field: "shards", message: "is required" }] : [];
 }
 
 // --- Submitting -------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from starlette.testclient import TestClient
 from shared.broker import Attempt, Broker
 from shared.jobs import JobRecord, Role
 from synth_service.api.routes import metrics
+from synth_service.wire import MetricList
 from tests.synth_service.api.conftest import claim
 
 
@@ -22,7 +23,7 @@ def report(broker: Broker, attempt: Attempt, steps: range) -> None:
 def listed(client: TestClient, attempt: Attempt, **query: Any) -> list[dict[str, Any]]:
     response = client.get(f"/jobs/{attempt.job_id}/metrics", params=query)
     assert response.status_code == 200, response.text
-    data: list[dict[str, Any]] = metrics.MetricList.model_validate(response.json()).model_dump()["data"]
+    data: list[dict[str, Any]] = MetricList.model_validate(response.json()).model_dump()["data"]
     assert data == response.json()["data"]
     return data
 

@@ -45,6 +45,13 @@ def test_architectures_and_presets_are_listed(client: TestClient) -> None:
     assert [each["name"] for each in presets if each["is_default"]] == ["fast-5"]
 
 
+def test_what_workers_measure_is_a_number_or_null(client: TestClient, broker: Broker) -> None:
+    told = {"memory_total_bytes": 2**34, "process_memory_bytes": 7, "cpu_percent": 12.5, "pid": 3, "gpu_percent": "?"}
+    broker.workers.register("a", told, ttl_seconds=60)
+    (worker,) = client.get("/workers").json()["data"]
+    assert worker == {**told, "name": "a", "gpu_percent": None}
+
+
 def test_workers_are_listed_with_what_they_tell_of_themselves(client: TestClient, broker: Broker) -> None:
     broker.workers.register("b", {"role": "synthesis", "job": "", "at": 1.5, "device": "cpu"}, ttl_seconds=60)
     broker.workers.register("a", {"role": "distillation", "job": "job-1", "at": 2}, ttl_seconds=60)
