@@ -46,7 +46,13 @@ def test_architectures_and_presets_are_listed(client: TestClient) -> None:
 
 
 def test_what_workers_measure_is_a_number_or_null(client: TestClient, broker: Broker) -> None:
-    told = {"memory_total_bytes": 2**34, "process_memory_bytes": 7, "cpu_percent": 12.5, "pid": 3, "gpu_percent": "?"}
+    told: dict[str, str | int | float] = {
+        "memory_total_bytes": 2**34,
+        "process_memory_bytes": 7,
+        "cpu_percent": 12.5,
+        "pid": 3,
+        "gpu_percent": "?",
+    }
     broker.workers.register("a", told, ttl_seconds=60)
     (worker,) = client.get("/workers").json()["data"]
     assert worker == {**told, "name": "a", "gpu_percent": None}
