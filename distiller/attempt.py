@@ -1,17 +1,14 @@
 """One attempt at a job's distillation: from the source's images to the trained student.
 
-Free pacing trains on what the pool holds and takes new shards between bursts of steps, holding back
-``full_pool_share`` of the steps until every image is there. Lockstep trains ``steps_per_batch`` steps on
-each batch and only then counts its shard as consumed, which lets synthesis make the next one. What a
-successor needs (student, optimiser, generators of randomness, position) is one checkpoint file; images are
-read again from the shards.
+Free pacing takes new shards between bursts of steps. Lockstep does all steps of a shard and only then counts it as
+consumed, which lets synthesis make the next one. ``distiller.pacing`` says how many steps are due, and
+``distiller.publisher`` what is left for others. What a successor needs (student, optimiser, generators of randomness,
+position) is one checkpoint file; images are read again from the shards.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,18 +17,16 @@ import torch
 
 from distiller.evaluation import Evaluation, Evaluator
 from distiller.export import export_student
+from distiller.pacing import pacing_of
 from distiller.pool import ImagePool
+from distiller.publisher import Publisher
 from distiller.sources import ExistingDataset, JobShards, dataset_paths
 from distiller.trainer import Trainer
-from shared.broker import LeaseLost, StudentSnapshot
 from shared.broker.connection import BLOCK_SECONDS
 from shared.events import EventType
 from shared.jobs import Measurement
 from shared.networks.devices import choose_device
-from shared.networks.weights import save_checkpoint
 from shared.shards.reader import iter_samples
-from shared.storage import job_paths
-from shared.worker import work_files
 from shared.worker.completion import finish
 from shared.worker.loop import Turn, WorkerStopping
 from shared.worker.models import Models
@@ -56,10 +51,7 @@ def distil(turn: Turn) -> None:
     run.resume()
     try:
         while True:
-            if run.is_lockstep:
-                run.train_in_lockstep()
-            else:
-                run.train_freely()
+            run.train()
             if run.complete():
                 return
     except WorkerStopping:
@@ -77,9 +69,8 @@ class Distillation:
         self._turn = turn
         self._spec = spec.distillation
         self._steps = spec.distillation.steps
-        self._warmup_batches = spec.distillation.warmup_batches or 0
-        self._synthesis = spec.synthesis
-        self.is_lockstep = self._spec.pacing == "lockstep"
+        self._pacing = pacing_of(spec)
+        self._is_lockstep = self._spec.pacing == "lockstep"
         device = choose_device(turn.settings.device)
         models = Models(spec, turn.storage, turn.scratch, turn.settings.allowed_factories)
         teacher = models.teacher().to(device)
@@ -93,11 +84,7 @@ class Distillation:
         self._source = JobShards(turn) if spec.shards is None else ExistingDataset(turn, spec.shards)
         self._seconds = 0.0
         self._measured: tuple[int, Evaluation] | None = None
-        self._snapshot: StudentSnapshot | None = None
-        self._checkpoint_name: str | None = None
-        self._checkpoints_saved = 0
-        self._superseded = work_files.SupersededFiles(turn.storage)
-        turn.make_room = self._superseded.delete_due
+        self._publisher = Publisher(turn)
         self._next_metrics = self._next_checkpoint = time.monotonic()
 
     def _build_evaluator(self, teacher: torch.nn.Module, device: torch.device) -> Evaluator | None:
@@ -126,49 +113,31 @@ class Distillation:
 
     # -- training -------------------------------------------------------------------------------------
 
-    def train_freely(self) -> None:
-        """Trains while shards arrive, until all steps are done and every shard was taken."""
-        while not (self._source.is_complete and self._trainer.step_count >= self._steps):
+    def train(self) -> None:
+        """Takes images and trains as the pacing allows, until every image was taken and every step is done."""
+        if self._is_lockstep:
+            self._catch_up()  # a predecessor may have stopped in the middle of a shard's steps
+        while not self._source.is_complete or self._trainer.step_count < self._goal():
             self._turn.check()
             if not self._source.is_complete:
-                self._take(block_seconds=0 if self._may_train() else BLOCK_SECONDS)
-            if self._may_train():
-                self._burst(self._steps)
+                self._take(block_seconds=0 if self._trainer.step_count < self._goal() else BLOCK_SECONDS)
+            if self._trainer.step_count < self._goal():
+                self._burst(self._goal())
                 self._save_checkpoint_when_due()
 
-    def _may_train(self) -> bool:
-        """Whether the pool is warm and the steps that wait for the full pool are not reached."""
-        if self._source.is_complete:
-            return self._trainer.step_count < self._steps
-        warm = self._spec.batch_size
-        if self._synthesis is not None:
-            warm = max(warm, self._warmup_batches * self._synthesis.batch_size)
-        early_steps = int(self._steps * (1 - self._spec.full_pool_share))
-        return self._pool.images_seen >= warm and self._trainer.step_count < early_steps
-
-    def train_in_lockstep(self) -> None:
-        """Trains a fixed number of steps after each shard, then lets synthesis go on."""
-        self._catch_up()  # a predecessor may have stopped in the middle of a shard's steps
-        while not self._source.is_complete:
-            self._turn.check()
-            for images in self._source.take(block_seconds=BLOCK_SECONDS):
-                self._pool.add(torch.from_numpy(images))
-                self._catch_up()
-            self._tell_consumed()
+    def _goal(self) -> int:
+        return self._pacing.goal(self._pool.images_seen, self._source.is_complete)
 
     def _catch_up(self) -> None:
-        """Does the steps that the images so far ask for."""
-        assert self._synthesis is not None
+        """Does the steps that the images so far ask for, then lets synthesis have the student that came of it."""
         if not self._pool.images_seen:
             return
-        batches = -(-self._pool.images_seen // self._synthesis.batch_size)
-        after_warmup = max(0, batches - self._warmup_batches)
-        goal = min(self._steps, after_warmup * self._spec.steps_per_batch)
+        goal = self._goal()
         while self._trainer.step_count < goal:
             self._turn.check()
             self._burst(goal)
         if goal:
-            self._publish_snapshot()
+            self._publisher.snapshot(self._student, self._trainer.step_count)
         self.save_checkpoint()
         self._tell_consumed()
 
@@ -176,6 +145,8 @@ class Distillation:
         shards = self._source.shards
         for images in self._source.take(block_seconds=block_seconds):
             self._pool.add(torch.from_numpy(images))
+            if self._is_lockstep:
+                self._catch_up()
         if self._source.shards != shards or block_seconds:
             self._tell_consumed()
 
@@ -199,12 +170,12 @@ class Distillation:
             self._next_metrics = time.monotonic() + METRICS_SECONDS
             consumed = {"shards_consumed": float(self._source.shards)}
             self._turn.report(step=last, metrics=self._trainer.metrics() | consumed)
-        if last % self._spec.snapshot_every_steps == 0 and not self.is_lockstep and not self._source.is_complete:
-            self._publish_snapshot()
+        if last % self._spec.snapshot_every_steps == 0 and not self._is_lockstep and not self._source.is_complete:
+            self._publisher.snapshot(self._student, last)
         if self._turn.spec.evaluation and last % self._turn.spec.evaluation.every_steps == 0:
             self._measure()
 
-    # -- measuring and publishing ---------------------------------------------------------------------
+    # -- measuring ---------------------------------------------------------------------
 
     def _measure(self) -> Evaluation | None:
         """Measures the student on the evaluation set, once for each step."""
@@ -225,26 +196,6 @@ class Distillation:
             self._turn.report(EventType.EVALUATED, told, measurement=measurement, step=step, metrics=values)
         return self._measured[1]
 
-    def _publish_snapshot(self) -> None:
-        """Makes the student as it is now the one that synthesis disagrees with."""
-        attempt, version = self._turn.attempt, self._trainer.step_count
-        if self._snapshot is not None and self._snapshot.version == version:
-            return
-        local = self._turn.scratch / "snapshot.safetensors"
-        self._turn.persist(lambda: save_checkpoint(self._student, local, {"step": str(version)}))
-        name = job_paths.snapshot(attempt.job_id, attempt.number, version)
-        snapshot = StudentSnapshot(version=version, name=name, sha256=_sha256(local))
-        self._turn.persist(lambda: self._turn.storage.put_file(local, name, move=True))
-        try:
-            self._turn.broker.snapshots.publish(attempt, snapshot)
-        except LeaseLost:
-            if self._turn.broker.snapshots.newest(attempt.job_id) != snapshot:
-                self._turn.storage.delete(name)
-            raise
-        if self._snapshot is not None:
-            self._superseded.add(self._snapshot.name)
-        self._snapshot = snapshot
-
     # -- checkpoints ----------------------------------------------------------------------------------
 
     def _save_checkpoint_when_due(self) -> None:
@@ -252,8 +203,7 @@ class Distillation:
             self.save_checkpoint()
 
     def save_checkpoint(self) -> None:
-        """Leaves everything that a successor needs, and drops the checkpoint before."""
-        attempt = self._turn.attempt
+        """Leaves everything that a successor needs."""
         state = {
             "trainer": self._trainer.state_dict(),
             "pool": self._pool.state_dict(),
@@ -261,40 +211,15 @@ class Distillation:
             "source": self._source.state(),
             "seconds": self._seconds,
         }
-        data = work_files.encode(state)
-        self._checkpoints_saved += 1
-        name = job_paths.checkpoint(attempt.job_id, attempt.task, attempt.number, self._checkpoints_saved)
-        pointer = work_files.pointer_to(name, data, step=self._trainer.step_count)
-        self._turn.persist(lambda: self._turn.storage.put_bytes(data, name))
-        try:
-            self._turn.broker.checkpoints.save(attempt, pointer)
-        except LeaseLost:
-            # Refused, unless only the answer to a first sending was lost. Any other error leaves it open.
-            if self._turn.broker.checkpoints.pointer(attempt.job_id, attempt.task) != pointer:
-                self._turn.storage.delete(name)
-            raise
-        if self._checkpoint_name is not None:
-            self._superseded.add(self._checkpoint_name)
-        self._checkpoint_name = name
+        self._publisher.checkpoint(state, self._trainer.step_count)
         self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
 
     def resume(self) -> None:
         """Continues where the last attempt's checkpoint is, if there is one."""
-        attempt = self._turn.attempt
-        pointer = self._turn.broker.checkpoints.pointer(attempt.job_id, attempt.task)
-        newest = self._turn.broker.snapshots.newest(attempt.job_id)
-        used = {pointer["name"] if pointer else None, newest.name if newest else None}
-        prefixes = (
-            job_paths.checkpoint_prefix(attempt.job_id, attempt.task),
-            job_paths.snapshot_prefix(attempt.job_id),
-        )
-        for name in self._turn.storage.list(job_paths.work(attempt.job_id)):
-            if name.startswith(prefixes) and name not in used:
-                self._superseded.add(name)
-        if pointer is None or (state := work_files.read(self._turn, pointer)) is None:
+        state = self._publisher.resume()
+        if state is None:
             # From the beginning, or once more from there: the shards are all still to be had.
             return
-        self._checkpoint_name, self._snapshot = pointer["name"], newest
         for images in self._source.refill(state["source"]):
             self._pool.add(torch.from_numpy(images))
         self._trainer.load_state_dict(state["trainer"])
@@ -303,27 +228,21 @@ class Distillation:
         self._seconds = state["seconds"]
         self._turn.progress(self._trainer.step_count)
         logger.info("resumed", step=self._trainer.step_count, images=len(self._pool))
-        if not self.is_lockstep:
+        if not self._is_lockstep:
             self._tell_consumed()
 
     # -- the end --------------------------------------------------------------------------------------
 
     def complete(self) -> bool:
         """Measures and writes the student, and ends the task. False when shards have to be waited for again."""
-        turn, attempt = self._turn, self._turn.attempt
+        turn = self._turn
         found = self._measure()
-        local = turn.scratch / "student.safetensors"
-        described = {"job": attempt.job_id, "step": str(self._trainer.step_count)}
-        turn.persist(lambda: save_checkpoint(self._student, local, described))
-        sha256 = _sha256(local)
-        turn.broker.leases.renew(attempt, done=self._trainer.step_count)
-        turn.persist(lambda: turn.storage.put_file(local, job_paths.student(attempt.job_id), move=True))
+        written = self._publisher.student(self._student, self._trainer.step_count)
         measured: dict[str, Any] = {
             "kd_steps": self._trainer.step_count,
             "kd_seconds": round(self._seconds, 3),
             "kd_steps_per_second": round(self._trainer.step_count / self._seconds, 3),
-            "student": job_paths.student(attempt.job_id),
-            "student_sha256": sha256,
+            **written,
         }
         if found is not None:
             measured |= {
@@ -336,8 +255,3 @@ class Distillation:
             return True
         self._source.reopen()
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,8 +10,8 @@ import pytest
 
 from shared.broker import Attempt, Broker
 from shared.jobs import Role
-from synth_service.synthesis import attempt as synthesis
-from synth_service.synthesis.attempt import YieldRule
+from synth_service.synthesis import pacing
+from synth_service.synthesis.pacing import YieldRule
 from tests.shared.broker.manifests import manifest_of
 from tests.shared.broker.test_leases import claim
 from tests.specs import small_job
@@ -28,7 +28,7 @@ def broker(redis_url: str) -> Iterator[Broker]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The time that the rule sees, in seconds."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(synthesis, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(pacing, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 
@@ -65,7 +65,7 @@ def test_a_shard_that_an_older_job_owes_is_let_pass_after_a_while(broker: Broker
 
     clock.now += 2
     assert not rule.is_over(broker.shards.backlog(newer.id))
-    clock.now += synthesis.YIELD_SECONDS
+    clock.now += pacing.YIELD_SECONDS
     assert rule.is_over(broker.shards.backlog(newer.id))
     assert not rule.is_older
     broker.leases.release(attempt, "yield", let_others_pass=True)
@@ -86,6 +86,6 @@ def test_a_distiller_that_fell_silent_is_none(broker: Broker, clock: SimpleNames
 
     clock.now += 60
     assert not rule.is_over(broker.shards.backlog(job.id))
-    clock.now += 2 * 60 + synthesis.YIELD_SECONDS
+    clock.now += 2 * 60 + pacing.YIELD_SECONDS
 
     assert rule.is_over(broker.shards.backlog(job.id))

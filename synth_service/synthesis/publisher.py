@@ -1,0 +1,69 @@
+"""Makes shards count: each is announced together with the checkpoint from which the next one is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from shared.shards.manifest import ShardManifest
+from shared.storage import job_paths
+from shared.worker.loop import Turn
+from shared.worker.work_files import WorkFiles, pointer_to
+
+
+@dataclass(frozen=True)
+class ShardEnd:
+    """What goes with a shard through the writer: the state from which the next one is made."""
+
+    state: bytes
+    rounds: int
+    seconds: float
+    losses: Mapping[str, float]
+
+
+class ShardPublisher:
+    """The shards and checkpoints of one attempt at a partition.
+
+    Args:
+        turn: the attempt.
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._files = WorkFiles(turn)
+        self._checkpoint_name: str | None = None
+
+    def resume(self, pointer: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """The inverter's state at the end of the last announced shard; None where there is none, or it is lost.
+
+        Args:
+            pointer: as the broker has it.
+        """
+        attempt = self._turn.attempt
+        self._checkpoint_name = pointer["name"] if pointer else None
+        prefix = job_paths.checkpoint_prefix(attempt.job_id, attempt.task)
+        self._files.adopt((prefix,), in_use={self._checkpoint_name})
+        return self._files.load(pointer) if pointer else None
+
+    def announce(self, manifest: ShardManifest, end: ShardEnd) -> None:
+        """Stores the state at the shard's end and announces both.
+
+        Raises:
+            LeaseLost: another attempt has the task; the shard does not count and its files are gone.
+        """
+        turn, attempt, shards = self._turn, self._turn.attempt, self._turn.broker.shards
+        name = job_paths.checkpoint(attempt.job_id, attempt.task, attempt.number, manifest.index)
+        pointer = pointer_to(name, end.state, rounds=end.rounds, synthesis_seconds=end.seconds)
+        folder = job_paths.shards(attempt.job_id)
+        self._files.publish(
+            name,
+            f"{folder}/{manifest.sidecar_name}",
+            f"{folder}/{manifest.name}",
+            write=partial(turn.storage.put_bytes, end.state, name),
+            fence=partial(shards.announce, attempt, manifest, pointer),
+            counted=partial(shards.is_announced, manifest),
+            instead_of=self._checkpoint_name,
+        )
+        self._checkpoint_name = name

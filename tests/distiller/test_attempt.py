@@ -1,0 +1,65 @@
+"""One attempt at a distillation, from shards to student, in this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distiller.attempt import distil
+from shared.broker import Broker
+from shared.jobs import Role, State
+from shared.specs import JobSpec
+from shared.storage import Storage, job_paths
+from shared.worker.loop import StopFlag, WorkerStopping
+from synth_service.synthesis.attempt import synthesise
+from tests.shared.broker.test_leases import claim
+from tests.specs import job_fields
+from tests.turns import put_teacher, turn_at
+
+LOCKSTEP = {"pacing": "lockstep", "steps_per_batch": 5, "batch_size": 16, "warmup_batches": 0}
+"""Of four batches: 20 steps, as many as in free pacing."""
+
+
+def job_of(distillation: dict[str, Any] | None) -> JobSpec:
+    fields = job_fields(synthesis={"max_backlog": 8})
+    if distillation is not None:
+        fields["distillation"] = distillation
+    return JobSpec.model_validate(fields)
+
+
+def test_a_job_is_done_when_both_halves_have_had_their_attempt(broker: Broker, storage: Storage) -> None:
+    spec = job_of(None)
+    put_teacher(storage, spec)
+    job = broker.jobs.create(spec)
+
+    with turn_at(claim(broker), broker, storage) as turn:
+        synthesise(turn)
+    with turn_at(claim(broker, Role.DISTILLATION), broker, storage) as turn:
+        distil(turn)
+
+    record = broker.jobs.get(job.id)
+    assert record.state is State.SUCCEEDED
+    assert record.result is not None
+    assert (record.result["images"], record.result["kd_steps"]) == (64, 20)
+    assert record.result["student"] == job_paths.student(job.id)
+    assert storage.exists(job_paths.student(job.id))
+    assert storage.list(job_paths.work(job.id)) == []
+
+
+def test_a_worker_that_is_told_to_end_leaves_a_checkpoint(broker: Broker, storage: Storage) -> None:
+    spec = job_of(None)
+    put_teacher(storage, spec)
+    job = broker.jobs.create(spec)
+    with turn_at(claim(broker), broker, storage) as turn:
+        synthesise(turn)
+    attempt, stopping = claim(broker, Role.DISTILLATION), StopFlag()
+
+    with turn_at(attempt, broker, storage, stopping) as turn:
+        stopping.set()
+        with pytest.raises(WorkerStopping):
+            distil(turn)
+
+    pointer = broker.checkpoints.pointer(job.id, attempt.task)
+    assert pointer is not None
+    assert storage.exists(pointer["name"])
