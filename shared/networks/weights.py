@@ -23,11 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import UserError
+from shared.weight_files.wrappers import WRAPPER_KEYS, WRAPPER_PREFIXES, unwrapped
 
-WRAPPER_KEYS: Final = ("state_dict", "model_state_dict", "model", "net", "network")
-"""Keys under which training scripts store the ``state_dict``, the likeliest first."""
-WRAPPER_PREFIXES: Final = ("module.", "_orig_mod.")
-"""What DataParallel / DistributedDataParallel and torch.compile put before every name."""
 LISTED_NAMES: Final = 4
 """Names of each kind in a message: enough to see the pattern."""
 
@@ -130,12 +127,8 @@ def _refused_object(text: str) -> str:
 
 
 def _find_state_dict(content: Any, path: Path, field: str) -> dict[str, Tensor]:
-    """Descend through wrappers to the mapping of names to tensors."""
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPER_KEYS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+    """The mapping of names to tensors, out of what training scripts put around it."""
+    content = unwrapped(content)
     if not isinstance(content, Mapping):
         found = f"a {type(content).__name__}"
     elif not content:
@@ -144,12 +137,17 @@ def _find_state_dict(content: Any, path: Path, field: str) -> dict[str, Tensor]:
         odd = next((name for name, value in content.items() if not _is_plain(name, value)), None)
         if odd is None:
             return dict(content)
-        found = f"`{str(odd)[:100]}`, a {type(content[odd]).__name__} where a dense tensor should be"
+        found = f"{_shown(odd)}, a {type(content[odd]).__name__} where a dense tensor should be"
     raise UserError(
         "unreadable_checkpoint",
         f"{field}: `{path.name}` holds {found}; expected a state_dict (names to tensors), "
         f"alone or under {', '.join(f'`{key}`' for key in WRAPPER_KEYS)}",
     )
+
+
+def _shown(key: object) -> str:
+    """A key of a stranger's mapping for a message. One that is no name may be of any size, and is not written out."""
+    return f"`{key[:100]}`" if isinstance(key, str) else f"a key of type {type(key).__name__}"
 
 
 def _is_plain(name: object, value: object) -> bool:

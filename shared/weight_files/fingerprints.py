@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from shared.weight_files.inspection import WRAPPER_PREFIXES, TensorEntry
+from shared.weight_files.inspection import TensorEntry
+from shared.weight_files.wrappers import WRAPPER_PREFIXES
 
 PATH = Path(__file__).with_name("fingerprints.json")
 
@@ -90,7 +91,11 @@ def _hash(parts: Iterable[str]) -> str:
 
 
 def _bare(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    for prefix in WRAPPER_PREFIXES:
-        if shapes and all(name.startswith(prefix) for name in shapes):
-            return _bare({name.removeprefix(prefix): shape for name, shape in shapes.items()})
-    return shapes
+    """The shapes under names without what wrappers put before all of them."""
+    start = next(iter(shapes), "")
+    place = 0
+    while prefix := next((each for each in WRAPPER_PREFIXES if start.startswith(each, place)), None):
+        if not all(name.startswith(prefix, place) for name in shapes):
+            break
+        place += len(prefix)
+    return {name[place:]: shape for name, shape in shapes.items()}

@@ -14,18 +14,29 @@ from typing import Any, BinaryIO, Final, Literal
 from pydantic import BaseModel, Field
 from pydantic_core import from_json
 
-from shared.weight_files.pickles import TensorShape, UnreadableFile, UnsafePickle, element_count, read_legacy, read_zip
+from shared.weight_files.pickles import (
+    Items,
+    TensorShape,
+    UnreadableFile,
+    UnsafePickle,
+    element_count,
+    is_shape,
+    read_legacy,
+    read_zip,
+)
+from shared.weight_files.wrappers import unwrapped
 
 __all__ = ["CheckpointContent", "TensorEntry", "UnreadableFile", "UnsafePickle", "inspect"]
 
-WRAPPER_KEYS: Final = ("state_dict", "model_state_dict", "model", "net", "network")
-"""Keys under which training scripts store the ``state_dict``, the likeliest first."""
+MAX_TENSORS: Final = 20_000
+"""Far more than any classifier has. What is found out of them is stored and shown."""
 
-WRAPPER_PREFIXES: Final = ("module.", "_orig_mod.")
-"""What DataParallel / DistributedDataParallel and torch.compile put before every name."""
+MAX_NAME_CHARACTERS: Final = 500
+MAX_NAMES_CHARACTERS: Final = 2_000_000
+"""Of all names together."""
 
-MAX_HEADER_BYTES = 16 * 1024 * 1024
-"""Of a safetensors file; enough for 100,000 tensors."""
+MAX_HEADER_BYTES: Final = 4 * 1024 * 1024
+"""Of a safetensors file; enough for ``MAX_TENSORS``."""
 
 SAFETENSORS_BYTES: Final = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
@@ -71,6 +82,17 @@ def inspect(path: Path) -> CheckpointContent:
 def _content(
     format: Literal["safetensors", "torch", "torch-legacy"], weights: Mapping[str, TensorShape]
 ) -> CheckpointContent:
+    if len(weights) > MAX_TENSORS:
+        raise UnreadableFile(f"it holds more than {MAX_TENSORS:,} tensors")
+    for name in weights:
+        # A lone surrogate cannot be stored, and control characters are nothing to show to anybody.
+        if len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+            raise UnreadableFile(
+                f"the name {name[:100]!a} of a tensor cannot be shown, or has more than {MAX_NAME_CHARACTERS} "
+                "characters"
+            )
+    if sum(map(len, weights)) > MAX_NAMES_CHARACTERS:
+        raise UnreadableFile(f"the names of its tensors have more than {MAX_NAMES_CHARACTERS:,} characters in all")
     return CheckpointContent(
         format=format,
         tensors=[TensorEntry(name=name, dtype=each.dtype, shape=list(each.shape)) for name, each in weights.items()],
@@ -84,8 +106,11 @@ def _read_safetensors(file: BinaryIO, file_bytes: int) -> dict[str, TensorShape]
     if length > MAX_HEADER_BYTES:
         raise UnreadableFile(f"its header is longer than {MAX_HEADER_BYTES:,} bytes")
     text = file.read(length)
+    # Before it is parsed: an empty list of three bytes would take sixty. Brackets in names count too, but are few.
+    if text.count(b"{") > MAX_TENSORS + 2 or text.count(b"[") > 2 * MAX_TENSORS or text.count(b",") > 20 * MAX_TENSORS:
+        raise UnreadableFile(f"its header is of no use, or has more than {MAX_TENSORS:,} tensors")
     try:
-        header = from_json(text)
+        header = from_json(text, cache_strings="none")
         header.pop("__metadata__", None)
         found = {
             str(name): (str(entry["dtype"]), tuple(entry["shape"]), tuple(entry["data_offsets"]))
@@ -93,7 +118,7 @@ def _read_safetensors(file: BinaryIO, file_bytes: int) -> dict[str, TensorShape]
         }
         place = 0
         for name, (dtype, shape, (begin, end)) in sorted(found.items(), key=lambda each: each[1][2]):
-            if any(type(size) is not int or size < 0 for size in shape):
+            if not is_shape(shape):
                 raise UnreadableFile(f"tensor `{name[:100]}` has no valid shape")
             if begin != place or end - begin != SAFETENSORS_BYTES[dtype] * element_count(shape):
                 raise UnreadableFile(f"tensor `{name[:100]}` does not lie where its header says")
@@ -110,17 +135,13 @@ def _read_safetensors(file: BinaryIO, file_bytes: int) -> dict[str, TensorShape]
 
 
 def _find_state_dict(content: Any) -> dict[str, TensorShape]:
-    """Descend through wrappers to the mapping of names to tensors, as the loader does."""
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPER_KEYS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not content:
+    """The mapping of names to tensors, as the loader finds it."""
+    content = unwrapped(content)
+    if not isinstance(content, Items) or not content:
         raise UnreadableFile("it holds no state_dict (names to tensors)")
-    odd = next(
-        (name for name, each in content.items() if not isinstance(name, str) or type(each) is not TensorShape), None
-    )
+    odd = next((name for name, each in content.items() if type(each) is not TensorShape), None)
+    if odd is None and content.other_keys:
+        odd = "a key that is no name"
     if odd is not None:
-        raise UnreadableFile(f"`{str(odd)[:100]}` in it is no dense tensor; expected a state_dict (names to tensors)")
+        raise UnreadableFile(f"{odd[:100]!a} in it is no dense tensor; expected a state_dict (names to tensors)")
     return dict(content)

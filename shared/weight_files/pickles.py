@@ -5,14 +5,16 @@ A pickle is a program. This one is never run: a small machine goes through its i
 ends it, a call to rebuild a tensor gives its shape, every other call gives ``Opaque``. So whatever the file says, no
 code of anybody runs, and the work is in proportion to the length of the file. Tensor data is never read. Tests
 compare the names with torch's own.
+
+What the machine makes may contain itself, a million levels deep: whoever walks it counts its steps.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import pickletools
-import zipfile
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -25,12 +27,19 @@ from shared.weight_files.allow_list import (
     REBUILD_WITH_DTYPE,
     WRAPPERS,
 )
+from shared.weight_files.zip_archive import DamagedArchive, ZipArchive
 
 MAX_PICKLE_BYTES = 8 * 1024 * 1024
-MAX_INSTRUCTIONS = 400_000
+MAX_INSTRUCTIONS = 200_000
 """Of all pickles of a file; a tensor takes about 40."""
 
 MAX_DIMENSIONS = 32
+MAX_ELEMENTS = 2**48
+"""Of one tensor. No file of weights holds as many; multiplying sizes without a bound takes minutes."""
+
+MAX_INDEX = 1_000_000
+"""Of a key that is a number, as optimisers have. Larger ones can be chosen to collide in a dictionary."""
+
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -62,28 +71,30 @@ class Opaque:
 OPAQUE: Final = Opaque()
 
 
+class Items(dict[str, Any]):
+    """Stands in for a dictionary: what it has under names."""
+
+    other_keys = False
+    """Whether it has keys that are no names; what lies under those is never looked at."""
+
+
 def read_zip(path: Path) -> Any:
-    """What a checkpoint of today's format holds, with ``TensorShape`` for tensors.
+    """What a checkpoint of today's format holds, with ``TensorShape`` for tensors and ``Items`` for dictionaries.
 
     Raises:
         UnsafePickle, UnreadableFile: it would not load, and why.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            infos = {info.filename: info for info in archive.infolist()}
-            folder = next(iter(infos), "").partition("/")[0]
-            if f"{folder}/constants.pkl" in infos:
-                raise UnsafePickle("it is a TorchScript archive, which holds code")
-            info = infos.get(f"{folder}/data.pkl")
-            if info is None:
-                raise UnreadableFile("it is a zip archive without a data.pkl")
-            if info.file_size > MAX_PICKLE_BYTES:
-                raise UnreadableFile(f"its data.pkl is larger than {MAX_PICKLE_BYTES:,} bytes")
-            data = archive.read(info)
-    except (UnsafePickle, UnreadableFile):
-        raise
-    except Exception as error:  # a damaged archive fails in many ways
-        raise UnreadableFile(f"its zip archive is damaged or cut short ({error})") from error
+        archive = ZipArchive(path)
+        folder = archive.members[0].name.partition("/")[0] if archive.members else ""
+        if archive.find(f"{folder}/constants.pkl") is not None:
+            raise UnsafePickle("it is a TorchScript archive, which holds code")
+        member = archive.find(f"{folder}/data.pkl")
+        if member is None:
+            raise UnreadableFile("it is a zip archive without a data.pkl")
+        data = archive.read(member, MAX_PICKLE_BYTES)
+    except DamagedArchive as error:
+        raise UnreadableFile(str(error)) from None
     return _evaluate(data, count=1)[0]
 
 
@@ -101,16 +112,29 @@ def read_legacy(file: BinaryIO) -> Any:
 
 
 def element_count(shape: tuple[int, ...]) -> int:
-    """Values in a tensor of this shape."""
+    """Values in a tensor of a shape that ``is_shape`` has accepted."""
     return math.prod(shape)
+
+
+def is_shape(sizes: tuple[Any, ...]) -> bool:
+    """Whether a tensor of weights can have such sizes. Never multiplies numbers of more than 100 bits."""
+    if len(sizes) > MAX_DIMENSIONS:
+        return False
+    elements = 1
+    for size in sizes:
+        if type(size) is not int or not 0 <= size <= MAX_ELEMENTS:
+            return False
+        elements = max(1, elements * size)
+        if elements > MAX_ELEMENTS:
+            return False
+    return True
 
 
 def _evaluate(data: bytes, *, count: int) -> list[Any]:
     """What so many pickles that follow each other would make."""
-    file = io.BytesIO(data)
-    machine = _Machine()
+    machine = _Machine(data)
     try:
-        return [machine.run(file) for _ in range(count)]
+        return [machine.run() for _ in range(count)]
     except (UnsafePickle, UnreadableFile):
         raise
     except Exception as error:  # a damaged pickle fails in many ways
@@ -120,68 +144,112 @@ def _evaluate(data: bytes, *, count: int) -> list[Any]:
 class _Machine:
     """Goes through pickles, one after another, up to ``MAX_INSTRUCTIONS`` in all."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
         self._left = MAX_INSTRUCTIONS
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
 
-    def run(self, file: BinaryIO) -> Any:
-        """The value of one pickle; the file is then at its end."""
+    def run(self) -> Any:
+        """The value of one pickle; the next one follows it."""
         self._stack, self._marks, self._memo = [], [], {}
-        for opcode, argument, _ in pickletools.genops(file):
+        data, instructions = self._data, _INSTRUCTIONS
+        for _ in range(self._left):
+            opcode = data[self._at]
+            self._at += 1
             self._left -= 1
-            if self._left < 0:
-                raise UnreadableFile(f"its pickle has more than {MAX_INSTRUCTIONS:,} instructions")
-            self._do(opcode.name, argument)
-        return self._stack.pop()
+            instruction = instructions.get(opcode)
+            if instruction is not None:
+                instruction(self)
+            elif opcode == _STOP:
+                return self._stack.pop()
+            else:
+                raise _refused(opcode)
+        raise UnreadableFile(f"its pickle has more than {MAX_INSTRUCTIONS:,} instructions")
 
-    def _do(self, instruction: str, argument: Any) -> None:
-        stack = self._stack
-        match instruction:
-            case "PROTO" | "STOP":
-                pass
-            case "GLOBAL":
-                stack.append(_imported(argument))
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINSTRING":
-                stack.append(argument)
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[instruction])
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_SET":
-                stack.append(OPAQUE)
-            case "MARK":
-                self._marks.append(len(stack))
-            case "TUPLE":
-                stack.append(tuple(self._pop_mark()))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(tuple(self._pop(int(instruction[-1]))))
-            case "BINPUT" | "LONG_BINPUT":
-                self._memo[argument] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(self._memo[argument])
-            case "BINPERSID":
-                stack.append(_storage(stack.pop()))
-            case "REDUCE" | "NEWOBJ":
-                function, arguments = self._pop(2)
-                stack.append(_call(function, arguments))
-            case "BUILD":
-                self._pop(1)
-            case "APPEND":
-                self._append(self._pop(1))
-            case "APPENDS":
-                self._append(self._pop_mark())
-            case "SETITEM":
-                self._set_items(self._pop(2))
-            case "SETITEMS":
-                self._set_items(self._pop_mark())
-            case _:
-                raise UnsafePickle(f"it has the pickle instruction {instruction}, which weights do not need")
+    # -- arguments that stand in the pickle ---------------------------------------------------------
+
+    def _take(self, count: int) -> bytes:
+        end = self._at + count
+        if end > len(self._data):
+            raise EOFError
+        piece = self._data[self._at : end]
+        self._at = end
+        return piece
+
+    def _number(self, form: str, count: int) -> Any:
+        return struct.unpack(form, self._take(count))[0]
+
+    def _line(self) -> str:
+        end = self._data.index(b"\n", self._at, self._at + 1000)
+        line = self._data[self._at : end]
+        self._at = end + 1
+        return line.decode()
+
+    # -- instructions -------------------------------------------------------------------------------
+
+    def protocol(self) -> None:
+        self._take(1)
+
+    def import_name(self) -> None:
+        module, name = self._line(), self._line()
+        self._stack.append(_imported(module, name))
+
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def push_text(self) -> None:
+        self._stack.append(self._take(self._number("<I", 4)).decode("utf-8", "surrogatepass"))
+
+    def push_short_bytes(self) -> None:
+        # Text of Python 2: torch decodes it as UTF-8 too.
+        self._stack.append(self._take(self._number("B", 1)).decode())
+
+    def push_long(self) -> None:
+        self._stack.append(int.from_bytes(self._take(self._number("B", 1)), "little", signed=True))
+
+    def push_number(self, form: str, count: int) -> None:
+        self._stack.append(self._number(form, count))
+
+    def mark(self) -> None:
+        self._marks.append(len(self._stack))
+
+    def make_tuple(self, count: int | None) -> None:
+        self._stack.append(tuple(self._pop_mark() if count is None else self._pop(count)))
+
+    def remember(self, form: str, count: int) -> None:
+        self._memo[self._number(form, count)] = self._stack[-1]
+
+    def recall(self, form: str, count: int) -> None:
+        self._stack.append(self._memo[self._number(form, count)])
+
+    def load_storage(self) -> None:
+        self._stack.append(_storage(self._stack.pop()))
+
+    def call(self) -> None:
+        function, arguments = self._pop(2)
+        self._stack.append(_call(function, arguments))
+
+    def build(self) -> None:
+        self._pop(1)
+
+    def append(self, *, many: bool) -> None:
+        items = self._pop_mark() if many else self._pop(1)
+        if isinstance(self._stack[-1], list):
+            self._stack[-1].extend(items)
+
+    def set_items(self, *, many: bool) -> None:
+        flat = self._pop_mark() if many else self._pop(2)
+        target = self._stack[-1]
+        if isinstance(target, Items):
+            for key, value in zip(flat[::2], flat[1::2], strict=True):
+                if type(key) is str:
+                    target[key] = value
+                else:
+                    _check_key(key)
+                    target.other_keys = True
 
     def _pop(self, count: int) -> list[Any]:
         if len(self._stack) < count + (self._marks[-1] if self._marks else 0):
@@ -196,29 +264,76 @@ class _Machine:
         del self._stack[start:]
         return found
 
-    def _append(self, items: list[Any]) -> None:
-        if isinstance(self._stack[-1], list):
-            self._stack[-1].extend(items)
 
-    def _set_items(self, flat: list[Any]) -> None:
-        target = self._stack[-1]
-        if isinstance(target, dict):
-            # Only plain keys: a tuple may be nested a million deep, which nobody can hash.
-            pairs = zip(flat[::2], flat[1::2], strict=True)
-            target.update((key, value) for key, value in pairs if isinstance(key, (str, int, float, bytes, type(None))))
+_STOP: Final = ord(".")
+_INSTRUCTIONS: Final[dict[int, Callable[[_Machine], None]]] = {
+    ord(code): instruction
+    for code, instruction in {
+        "\x80": _Machine.protocol,
+        "c": _Machine.import_name,
+        "J": lambda machine: machine.push_number("<i", 4),
+        "K": lambda machine: machine.push_number("B", 1),
+        "M": lambda machine: machine.push_number("<H", 2),
+        "G": lambda machine: machine.push_number(">d", 8),
+        "\x8a": _Machine.push_long,
+        "X": _Machine.push_text,
+        "U": _Machine.push_short_bytes,
+        "N": lambda machine: machine.push(None),
+        "\x88": lambda machine: machine.push(True),
+        "\x89": lambda machine: machine.push(False),
+        ")": lambda machine: machine.push(()),
+        "]": lambda machine: machine.push([]),
+        "}": lambda machine: machine.push(Items()),
+        "\x8f": lambda machine: machine.push(OPAQUE),
+        "(": _Machine.mark,
+        "t": lambda machine: machine.make_tuple(None),
+        "\x85": lambda machine: machine.make_tuple(1),
+        "\x86": lambda machine: machine.make_tuple(2),
+        "\x87": lambda machine: machine.make_tuple(3),
+        "q": lambda machine: machine.remember("B", 1),
+        "r": lambda machine: machine.remember("<I", 4),
+        "h": lambda machine: machine.recall("B", 1),
+        "j": lambda machine: machine.recall("<I", 4),
+        "Q": _Machine.load_storage,
+        "R": _Machine.call,
+        "\x81": _Machine.call,
+        "b": _Machine.build,
+        "a": lambda machine: machine.append(many=False),
+        "e": lambda machine: machine.append(many=True),
+        "s": lambda machine: machine.set_items(many=False),
+        "u": lambda machine: machine.set_items(many=True),
+    }.items()
+}
+"""The instructions that torch knows, by their codes."""
 
 
-def _imported(argument: Any) -> Imported:
-    module, _, name = str(argument).partition(" ")
+def _refused(opcode: int) -> ValueError:
+    known = next((each for each in pickletools.opcodes if each.code == chr(opcode)), None)
+    if known is None:
+        return UnreadableFile("its pickle is damaged or cut short (an unknown instruction)")
+    return UnsafePickle(f"it has the pickle instruction {known.name}, which weights do not need")
+
+
+def _check_key(key: Any) -> None:
+    """Keys are names; optimisers count, and a setting may be under None. torch would hash whatever else stands here."""
+    if key is not None and not (type(key) in (int, bool) and 0 <= key <= MAX_INDEX):
+        raise UnsafePickle(f"it has a dictionary with a key that is no name, but a {_kind(key)}")
+
+
+def _kind(key: Any) -> str:
+    return "large number" if type(key) is int else type(key).__name__
+
+
+def _imported(module: str, name: str) -> Imported:
     full = f"{OLD_MODULES.get(module, module)}.{name}"
     if full not in IMPORTS and not OTHER_IMPORTS.fullmatch(full):
-        raise UnsafePickle(f"it would import `{full[:200]}`")
+        raise UnsafePickle(f"it would import {full[:200]!a}")
     return Imported(full)
 
 
 def _storage(identity: Any) -> Any:
     """('storage', kind, key, location, size) names the data of a tensor; what matters is the kind."""
-    is_storage = isinstance(identity, tuple) and len(identity) >= 5 and identity[0] in ("storage", b"storage")
+    is_storage = isinstance(identity, tuple) and len(identity) >= 5 and identity[0] == "storage"
     return identity[1] if is_storage else OPAQUE
 
 
@@ -237,22 +352,28 @@ def _call(function: Any, arguments: Any) -> Any:
         return _tensor(arguments[0], arguments[2])
     if function.name == REBUILD_WITH_DTYPE and len(arguments) >= 7:
         return _tensor(arguments[6], arguments[2])
+    # Made of a number, these take as much memory as it says.
+    if function.name.endswith(("bytearray", "Storage", "Tensor")) and any(type(each) is int for each in arguments[:9]):
+        raise UnsafePickle(f"it would call `{function.name}` with a number")
     return OPAQUE
 
 
 def _ordered(arguments: tuple[Any, ...]) -> Any:
     """Python 2 wrote the items as arguments; they are taken over and not copied, as one list may be used often."""
     if not arguments:
-        return {}
+        return Items()
     items = arguments[0]
     if not isinstance(items, list):
         return OPAQUE
-    pairs = {each[0]: each[1] for each in items if isinstance(each, list) and len(each) == 2 and type(each[0]) is str}
+    pairs = Items(
+        {each[0]: each[1] for each in items if isinstance(each, list) and len(each) == 2 and type(each[0]) is str}
+    )
+    pairs.other_keys = len(pairs) < len(items)
     items.clear()
     return pairs
 
 
 def _tensor(kind: Any, size: Any) -> Any:
-    is_shape = isinstance(size, tuple) and len(size) <= MAX_DIMENSIONS and all(type(each) is int for each in size)
+    """A shape of absurd sizes is no tensor's, and makes what it stands in no ``state_dict``."""
     dtype = DENSE.get(kind.name) if isinstance(kind, Imported) else None
-    return TensorShape(dtype, size) if dtype and is_shape else OPAQUE
+    return TensorShape(dtype, size) if dtype and isinstance(size, tuple) and is_shape(size) else OPAQUE

@@ -6,7 +6,9 @@ import pickle
 import random
 import struct
 import time
+import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,23 @@ from torch import Tensor, nn
 from torch._weights_only_unpickler import _get_allowed_globals
 
 from shared.errors import UserError
-from shared.networks import weights as checkpoints
 from shared.networks.weights import load_checkpoint
 from shared.weight_files import allow_list as torch_imports
-from shared.weight_files import inspection as checkpoint_files
 from shared.weight_files import pickles as torch_files
-from shared.weight_files.inspection import CheckpointContent, UnreadableFile, UnsafePickle, inspect
+from shared.weight_files.inspection import CheckpointContent, TensorEntry, UnreadableFile, UnsafePickle, inspect
+from tests.attack.checkpoints import GOOD, archive, checkpoints, legacy, mapping, pickled, tensor
 from tests.shared.networks.test_weights import Malice, network
+
+HOSTILE = checkpoints()
+HARMLESS = (
+    "zip: a shape that its storage has not",
+    "zip: a storage that is not there",
+    "legacy: a shape that its storage has not",
+    "legacy: a storage that is not there",
+    "zip: no folder",
+    "safetensors: metadata that is a number",
+)
+"""What is looked into does not tell that they cannot be loaded; the worker then says so."""
 
 
 @pytest.fixture
@@ -125,7 +137,7 @@ def test_pickled_modules_and_torchscript_are_refused(path: Path) -> None:
 def test_the_names_are_those_that_torch_would_import() -> None:
     def is_allowed(name: str) -> bool:
         try:
-            torch_files._imported(name[::-1].replace(".", " ", 1)[::-1])
+            torch_files._imported(*name.rsplit(".", 1))
         except UnsafePickle:
             return False
         return True
@@ -243,7 +255,7 @@ def test_a_pickle_that_would_fill_the_memory_or_take_for_ever_does_neither(path:
 def test_a_pickle_of_many_bytes_is_not_unpacked(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", bytes(50_000_000))
-    with pytest.raises(UnreadableFile, match="larger than"):
+    with pytest.raises(UnreadableFile, match="32 times"):
         inspect(path)
 
 
@@ -253,6 +265,41 @@ def test_items_that_python_2_wrote_are_read(path: Path) -> None:
     assert torch_files._ordered(([["a", 1], ["b", 2]],)) == {"a": 1, "b": 2}
 
 
-def test_the_loader_unwraps_the_same() -> None:
-    assert checkpoints.WRAPPER_KEYS == checkpoint_files.WRAPPER_KEYS
-    assert checkpoints.WRAPPER_PREFIXES == checkpoint_files.WRAPPER_PREFIXES
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_checkpoint_is_refused_in_little_time_and_memory(path: Path, what: str) -> None:
+    path.write_bytes(HOSTILE[what])
+    started = time.process_time()
+    if what in HARMLESS:
+        assert len(inspect(path).tensors) == 1
+    else:
+        with pytest.raises((UnreadableFile, UnsafePickle)) as caught:
+            inspect(path)
+        assert len(str(caught.value)) < 500
+        assert str(caught.value).isprintable()
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["zip: many tensors of one", "zip: many objects", "safetensors: a million numbers", "zip: a million entries"],
+)
+def test_a_checkpoint_of_many_things_takes_little_memory(path: Path, what: str) -> None:
+    path.write_bytes(HOSTILE[what])
+    tracemalloc.start()
+    with pytest.raises((UnreadableFile, UnsafePickle)):
+        inspect(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40_000_000
+
+
+@pytest.mark.parametrize("form", [archive, legacy])
+def test_what_the_attacks_vary_is_a_checkpoint(path: Path, form: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(form(GOOD))
+    assert inspect(path).tensors == [TensorEntry(name="fc.weight", dtype="F32", shape=[2, 2])]
+    assert torch.load(path, weights_only=True)["fc.weight"].shape == (2, 2)
+
+
+def test_sizes_are_those_that_a_file_can_hold(path: Path) -> None:
+    path.write_bytes(archive(pickled(mapping({"a": tensor(2**48), "b": tensor(0, 2**48), "c": tensor()}))))
+    assert [each.shape for each in inspect(path).tensors] == [[2**48], [0, 2**48], []]
