@@ -29,7 +29,7 @@ def digits_fields(**changes: Mapping[str, Any] | int) -> dict[str, Any]:
 
 
 def load_networks(job: JobSpec, device: torch.device) -> tuple[nn.Module, nn.Module]:
-    """Teacher with its weights, and the student as the job's seed initialises it."""
+    """Teacher with its weights, and the student as the job's seed initializes it."""
     assert job.student is not None
     classes, shape = job.teacher.num_classes, job.teacher.input
     teacher = build_network(job.teacher, num_classes=classes, input=shape)

@@ -3,7 +3,7 @@
 A ``Floor`` watches one real round and notes every call of a ``Conv2d`` or ``Linear`` in teacher,
 student and generator: its input, and which gradients the round needs of it. ``run`` then performs
 exactly these operations again, as often as the round does, and nothing else: no BatchNorm, activation,
-addition, upsampling, loss, optimiser, augmentation or autograd graph.
+addition, upsampling, loss, optimizer, augmentation or autograd graph.
 
 So the floor does, for each inner step,
 - teacher: every layer forward and backward with respect to its input, the first layer included, since the

@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace) -> list[Record]:
     return finished
 
 
-def summarise(cells: Sequence[Record], baseline_label: str) -> list[Record]:
+def summarize(cells: Sequence[Record], baseline_label: str) -> list[Record]:
     """A row for each method, and how it compares with the baseline."""
     groups: dict[str, list[Record]] = {}
     for cell in cells:
@@ -191,7 +191,7 @@ def describe(result: Record) -> str:
 def conclude(cells: Sequence[Record], options: argparse.Namespace) -> Record:
     """The result, from the cells."""
     baseline = baseline_of(options)
-    rows = summarise(cells, baseline)
+    rows = summarize(cells, baseline)
     on_par = [row for row in rows if row["on_par"]]
     claim = {
         "speed_up": SPEED_UP_CLAIMED,

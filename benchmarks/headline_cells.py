@@ -43,7 +43,7 @@ class Method:
     """A way to make images.
 
     ``synthesis`` is merged into the digits job's. ``reuse`` is False where every batch gets a newly
-    initialised generator, which the service does not offer since nobody would want it.
+    initialized generator, which the service does not offer since nobody would want it.
     """
 
     label: str

@@ -33,7 +33,7 @@ STYLE: Any = {
     "legend.frameon": False,
 }
 
-# Colours that differ for colour-blind readers too (Okabe and Ito); markers say the same again.
+# Colors that differ for color-blind readers too (Okabe and Ito); markers say the same again.
 LOOKS: dict[str, tuple[str, str]] = {
     "Fast-2": ("#56B4E9", "o"),
     "Fast-5": ("#0072B2", "o"),
@@ -52,7 +52,7 @@ def accuracy_by_time(result: Record) -> Figure:
     """Where every method ends: accuracy over synthesis time, with the range over the seeds."""
     figure, axes = new_figure()
     for row in result["methods"]:
-        colour, marker = LOOKS.get(row["method"], OTHER_LOOK)
+        color, marker = LOOKS.get(row["method"], OTHER_LOOK)
         top1, seconds = row["student_top1"], row["synthesis_seconds"]
         axes.errorbar(
             seconds["median"],
@@ -60,7 +60,7 @@ def accuracy_by_time(result: Record) -> Figure:
             xerr=[[seconds["median"] - seconds["min"]], [seconds["max"] - seconds["median"]]],
             yerr=[[top1["median"] - top1["min"]], [top1["max"] - top1["median"]]],
             fmt=marker,
-            color=colour,
+            color=color,
             markersize=8,
             capsize=3,
             label=f"{row['method']} ({row['images']:,} images)",
@@ -78,13 +78,13 @@ def accuracy_along(result: Record, column: str, label: str, title: str) -> Figur
     columns = result["curves"][0]["columns"]
     place, steps = columns.index(column), columns.index("kd_steps")
     for method in dict.fromkeys(curve["method"] for curve in result["curves"]):
-        colour, marker = LOOKS.get(method, OTHER_LOOK)
+        color, marker = LOOKS.get(method, OTHER_LOOK)
         curves = [curve["points"] for curve in result["curves"] if curve["method"] == method]
         # Before the first KD step every student is the same: untrained.
         trained = [points for points in zip(*curves, strict=True) if points[0][steps] > 0]
         if trained:
             points = [median_point(each, place) for each in trained]
-            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=method)
+            axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=4, label=method)
     mark_teacher(axes, result)
     axes.set_xscale("log")
     axes.set_xlabel(label)
@@ -135,11 +135,11 @@ def decoupling(result: Record) -> Figure:
         for place, (way, found) in enumerate(ways):
             values = found[field]
             whiskers = [[values["median"] - values["min"]], [values["max"] - values["median"]]]
-            colour = OURS if way == "free" else FLOOR
+            color = OURS if way == "free" else FLOOR
             if field == "wall_seconds":
-                axes.barh(place, values["median"], 0.6, xerr=whiskers, color=colour, capsize=3)
+                axes.barh(place, values["median"], 0.6, xerr=whiskers, color=color, capsize=3)
             else:
-                axes.errorbar(values["median"], place, xerr=whiskers, fmt="o", color=colour, capsize=3, markersize=8)
+                axes.errorbar(values["median"], place, xerr=whiskers, fmt="o", color=color, capsize=3, markersize=8)
         axes.grid(False, axis="y")
     left.set_yticks(range(len(ways)), labels)
     left.set_ylim(-0.6, len(ways) - 0.4)

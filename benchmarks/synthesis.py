@@ -7,7 +7,7 @@ and nothing else), so that a busy machine slows both alike. ``floor_ratio`` is t
 our time ÷ floor.
 
 The setting is that of the paper's CIFAR runs at batch 64: wrn40_2 teacher, wrn16_1 student, 3×32×32 images,
-5 inner steps, the default generator. The networks are freshly initialised, since what weights hold does not
+5 inner steps, the default generator. The networks are freshly initialized, since what weights hold does not
 change what they cost.
 
 Also measured: peak memory, each in a process of its own; the cost by batch, steps, image size and teacher;

@@ -2,7 +2,7 @@
 
 Free pacing takes new shards between bursts of steps. Lockstep does all steps of a shard and only then counts it as
 consumed, which lets synthesis make the next one. ``distiller.pacing`` says how many steps are due, and
-``distiller.publisher`` what is left for others. What a successor needs (student, optimiser, generators of randomness,
+``distiller.publisher`` what is left for others. What a successor needs (student, optimizer, generators of randomness,
 position) is one checkpoint file; images are read again from the shards.
 """
 

@@ -37,8 +37,8 @@ class Evaluator:
     Args:
         images: uint8 (N, C, H, W).
         labels: int64 (N,).
-        teacher: normalised images (N, C, H, W) → logits (N, num_classes); already on the device.
-        input: the teacher's normalisation.
+        teacher: normalized images (N, C, H, W) → logits (N, num_classes); already on the device.
+        input: the teacher's normalization.
         batch_size: images per forward pass; ``evaluation.batch_size``.
         device: where to compute.
 
@@ -76,7 +76,7 @@ class Evaluator:
         self._teacher_classes = teacher_logits.argmax(1)
 
     def evaluate(self, student: nn.Module) -> Evaluation:
-        """Measure a student (normalised images → logits, on the device). Waits for the device once."""
+        """Measure a student (normalized images → logits, on the device). Waits for the device once."""
         classes = self._logits(student).argmax(1)
         matches = torch.stack(
             [

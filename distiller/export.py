@@ -92,7 +92,7 @@ def export(network: nn.Module, path: Path, format: ExportFormat, input: InputSpe
     """Writes a network to a file and makes sure that the file does what the network does.
 
     Args:
-        network: on the CPU, in eval mode. It takes images (N, C, H, W), normalised, and gives logits (N, classes).
+        network: on the CPU, in eval mode. It takes images (N, C, H, W), normalized, and gives logits (N, classes).
         path: to write to.
         format: of the file.
         input: shape of the images; N is free.

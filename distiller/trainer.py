@@ -29,10 +29,10 @@ class Trainer:
 
     Args:
         spec: with ``steps`` resolved.
-        student: normalised images (N, C, H, W) → logits (N, num_classes); trained in place from the weights
+        student: normalized images (N, C, H, W) → logits (N, num_classes); trained in place from the weights
             it comes with.
         teacher: likewise; unchanged.
-        input: shape and normalisation of the images.
+        input: shape and normalization of the images.
         seed: of the augmentation, of the student's own randomness (dropout) and of the draws of a caller
             that shares ``generator``.
         device: where to compute.
@@ -146,7 +146,7 @@ class Trainer:
         self._steps_in_sum = state["steps_in_sum"]
 
     def _prepare(self, batch: Tensor) -> Tensor:
-        """Augmented, normalised, channels_last. Bytes are augmented, since they are a quarter of the memory."""
+        """Augmented, normalized, channels_last. Bytes are augmented, since they are a quarter of the memory."""
         augmented = self.augment(batch.to(self.device, non_blocking=True), self.generator)
         images: Tensor = self.normalize(to_pixels(augmented.to(memory_format=torch.channels_last)))
         return images

@@ -34,7 +34,7 @@ WIDTH: Final = 1200
 SCALE: Final = 1.5
 """Device pixels for each CSS pixel: sharp where the README shows the pictures smaller than they are."""
 
-COLOURS: Final = 128
+COLORS: Final = 128
 RUNNING_PERCENT: Final = 60.0
 WAIT_SECONDS: Final = 1800.0
 
@@ -144,7 +144,7 @@ def take(browser: Browser, address: str, name: str, appearance: Any, *, height: 
     drawn = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     context.close()
     path = IMAGES / f"{name}.png"
-    drawn.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    drawn.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -1,4 +1,4 @@
-"""Structured logs: JSON lines for machines, coloured lines for people, chosen by a setting.
+"""Structured logs: JSON lines for machines, colored lines for people, chosen by a setting.
 
 Every line carries what its context is bound to (``structlog.contextvars``): the worker, and while it has a task the
 job, partition and attempt; in the API the request. Lines of libraries that use ``logging`` or ``warnings`` come in the

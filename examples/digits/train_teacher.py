@@ -63,7 +63,7 @@ def pixels(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(images).float() / 255
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """What the network takes, from pixels (N, 1, H, W) in [0, 1]."""
     return (images - INPUT.mean[0]) / INPUT.std[0]
 
@@ -86,17 +86,17 @@ def train(digits: Digits, *, epochs: int, batch_size: int, learning_rate: float,
     network = build_network(NetworkSpec(arch=ARCH), num_classes=10, input=INPUT)
     images, labels = pixels(digits.images), torch.from_numpy(digits.labels)
     steps_per_epoch = len(images) // batch_size
-    optimiser = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, learning_rate, total_steps=epochs * steps_per_epoch, pct_start=0.1, cycle_momentum=False
+        optimizer, learning_rate, total_steps=epochs * steps_per_epoch, pct_start=0.1, cycle_momentum=False
     )
     for epoch in range(epochs):
         for batch in torch.randperm(len(images), generator=generator).split(batch_size)[:steps_per_epoch]:
-            logits = network(normalise(distort(images[batch], generator)))
+            logits = network(normalize(distort(images[batch], generator)))
             loss = F.cross_entropy(logits, labels[batch])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
         print(f"epoch {epoch + 1:3d}/{epochs}  loss of the last batch {loss.item():.4f}", flush=True)
     return network
@@ -105,12 +105,12 @@ def train(digits: Digits, *, epochs: int, batch_size: int, learning_rate: float,
 @torch.no_grad()
 def accuracy(network: nn.Module, digits: Digits) -> float:
     """Top-1 in eval mode."""
-    predicted = network.eval()(normalise(pixels(digits.images))).argmax(1).numpy()
+    predicted = network.eval()(normalize(pixels(digits.images))).argmax(1).numpy()
     return float((predicted == digits.labels).mean())
 
 
 def write_tar(path: Path, digits: Digits) -> None:
-    """A labelled WebDataset: ``KEY.png`` in 8-bit grey and ``KEY.cls``; the same digits give the same bytes."""
+    """A labelled WebDataset: ``KEY.png`` in 8-bit gray and ``KEY.cls``; the same digits give the same bytes."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for index, (image, label) in enumerate(zip(digits.images, digits.labels, strict=True)):
             for extension, content in (("png", encode_image(image, "png")), ("cls", b"%d" % label)):

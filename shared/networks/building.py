@@ -39,7 +39,7 @@ def build_network(
         allowed_factories: module prefixes that ``package.module:factory`` may name.
 
     Returns:
-        A float32 network on the CPU in training mode, initialised from torch's global random state.
+        A float32 network on the CPU in training mode, initialized from torch's global random state.
 
     Raises:
         UserError: ``unknown_architecture``, ``bad_network_arguments``, ``factory_not_allowed``,
@@ -123,7 +123,7 @@ def _build_torchvision(spec: NetworkSpec, name: str, num_classes: int, input: In
     fixed: dict[str, Any] = {"weights": None, "num_classes": num_classes}
     kwargs = dict(spec.kwargs)
     if name in ("googlenet", "inception_v3"):
-        # Auxiliary heads make the training output a tuple; initialisation is asked for since the default warns.
+        # Auxiliary heads make the training output a tuple; initialization is asked for since the default warns.
         kwargs = {"aux_logits": False, "init_weights": True} | kwargs
     return _call(spec.model_copy(update={"kwargs": kwargs}), models.get_model_builder(name), fixed)
 

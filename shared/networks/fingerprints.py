@@ -1,4 +1,4 @@
-"""Writes ``shared/weight_files/fingerprints.json``: by which names and shapes networks are recognised.
+"""Writes ``shared/weight_files/fingerprints.json``: by which names and shapes networks are recognized.
 
 Run ``python -m shared.networks.fingerprints`` after a change of the registry or of torchvision; a test compares.
 """

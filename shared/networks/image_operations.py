@@ -1,9 +1,9 @@
-"""Operations on whole batches of images: pixels and bytes, normalisation, random augmentation.
+"""Operations on whole batches of images: pixels and bytes, normalization, random augmentation.
 
-Pixels are floats in [0, 1]; only a network sees normalised values, through :class:`Normalization`. Random
+Pixels are floats in [0, 1]; only a network sees normalized values, through :class:`Normalization`. Random
 changes are drawn per image but applied to the batch at once by one gather or one resampling, so that
 they cost the same few kernel launches for any batch size, run where the images are, need no copy to the
-host and pass gradients. Padding is black, since it is added to pixels and not to normalised values.
+host and pass gradients. Padding is black, since it is added to pixels and not to normalized values.
 
 Image *files* are the business of ``shared.shards.image_codec``.
 """

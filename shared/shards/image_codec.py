@@ -21,7 +21,7 @@ from shared.shards.manifest import ImageFormat
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp", "npy")
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-"""Pillow's colour mode for a number of channels."""
+"""Pillow's color mode for a number of channels."""
 
 FORMAT_CHANNELS: dict[ImageFormat, tuple[int, ...]] = {"png": (1, 3, 4), "jpg": (1, 3)}
 """Channels that a picture format can hold; npy holds any number."""
@@ -85,7 +85,7 @@ def decode_image(data: bytes, extension: str, shape: tuple[int, int, int], name:
     Args:
         data: content of the file.
         extension: one of ``IMAGE_EXTENSIONS``.
-        shape: (C, H, W) that is wanted. Pictures are converted between grey and colour; an npy array has
+        shape: (C, H, W) that is wanted. Pictures are converted between gray and color; an npy array has
             to be of this shape.
         name: what to call the image in an error.
 

@@ -31,8 +31,8 @@ def picture_grid(
     """Draw a grid: a row for each class with its number in front, white gaps between the images.
 
     Args:
-        images: (N, C, H, W), N ≥ 1. Of other than 1 or 3 channels the first three are shown as colours, or
-            the first one in grey.
+        images: (N, C, H, W), N ≥ 1. Of other than 1 or 3 channels the first three are shown as colors, or
+            the first one in gray.
         targets: (N,).
         columns: images in a row, spread evenly over those of the class in the order given.
         max_rows: of more classes than that, so many are shown, spread evenly.
@@ -47,16 +47,16 @@ def picture_grid(
     shrink = min(1.0, LARGEST_TILE / (max(height, width) * scale))
     tile = (max(1, round(width * scale * shrink)), max(1, round(height * scale * shrink)))
     rows = _spread(np.unique(targets), max_rows)
-    colour = "RGB" if images.shape[1] >= 3 else "L"
+    color = "RGB" if images.shape[1] >= 3 else "L"
     size = (LABEL_WIDTH + columns * (tile[0] + GAP) + GAP, len(rows) * (tile[1] + GAP) + GAP)
-    canvas = Image.new(colour, size, "white")
+    canvas = Image.new(color, size, "white")
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default_imagefont()  # a bitmap: the same on every machine
     for row, target in enumerate(rows):
         top = GAP + row * (tile[1] + GAP)
         draw.text((GAP, top + tile[1] // 2 - 6), str(target), fill="black", font=font)
         for column, image in enumerate(_spread(np.flatnonzero(targets == target), columns)):
-            shown = images[image][:3] if colour == "RGB" else images[image][:1]
+            shown = images[image][:3] if color == "RGB" else images[image][:1]
             picture = to_picture(shown).resize(
                 tile, Image.Resampling.NEAREST if shrink == 1.0 else Image.Resampling.BOX
             )

@@ -22,12 +22,12 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXT_KEY = b"dfkd-classes"
 GAP = 2
 SMALLEST_SHOWN = 48
-COLOUR_TYPES = {1: 0, 3: 2}
-"""PNG's numbers for grey and RGB of 8 bits."""
+COLOR_TYPES = {1: 0, 3: 2}
+"""PNG's numbers for gray and RGB of 8 bits."""
 
 
 class Tile(NamedTuple):
-    """A small image: its rows of 8-bit values, grey or RGB, and the class that it was made for."""
+    """A small image: its rows of 8-bit values, gray or RGB, and the class that it was made for."""
 
     target: int
     pixels: bytes
@@ -57,8 +57,8 @@ def decode_strip(data: bytes) -> Strip:
     """Inverse of ``encode_strip``. Raises ValueError for anything else."""
     try:
         chunks = dict(_chunks(data))
-        width, pixel_rows, depth, colour_type, *_ = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
-        channels = {number: channels for channels, number in COLOUR_TYPES.items()}[colour_type]
+        width, pixel_rows, depth, color_type, *_ = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+        channels = {number: channels for channels, number in COLOR_TYPES.items()}[color_type]
         key, _, text = chunks[b"tEXt"].partition(b"\0")
         targets = json.loads(text)
         height = pixel_rows // len(targets)
@@ -128,7 +128,7 @@ def _widened(pixels: bytes, channels: int, scale: int) -> bytes:
 
 
 def _png(rows: Sequence[bytes], width: int, channels: int, more: Iterable[tuple[bytes, bytes]]) -> bytes:
-    header = struct.pack(">IIBBBBB", width, len(rows), 8, COLOUR_TYPES[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, len(rows), 8, COLOR_TYPES[channels], 0, 0, 0)
     content = zlib.compress(b"".join(b"\0" + row for row in rows), 1)
     chunks = [(b"IHDR", header), *more, (b"IDAT", content), (b"IEND", b"")]
     return SIGNATURE + b"".join(

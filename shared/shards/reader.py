@@ -58,7 +58,7 @@ def iter_samples(
 
     Args:
         paths: local, uncompressed tars.
-        shape: (C, H, W) of the images that are wanted; grey and colour pictures are converted.
+        shape: (C, H, W) of the images that are wanted; gray and color pictures are converted.
         batch_size: samples in a batch; the last one may be smaller, and all are where images are so large that a
             batch would be more than ``MAX_BATCH_BYTES``. Batches run across tars.
         require_labels: a sample without ``.cls`` is an error.

@@ -26,7 +26,7 @@ class JobEstimate(BaseModel):
 
     images: int | None = Field(description="Synthetic images, exactly. Null with `shards`.")
     rounds: int | None = Field(description="Synthetic batches over all partitions. Null with `shards`.")
-    inversion_steps: int | None = Field(description="Optimiser steps of the inversion in all. Null with `shards`.")
+    inversion_steps: int | None = Field(description="Optimizer steps of the inversion in all. Null with `shards`.")
     shards: int | None = Field(description="Shard files. Null with `shards`.")
     bytes: int | None = Field(description="Room for the shard files, rounded up. Null with `shards`.")
     kd_steps: int | None = Field(description="Distillation steps. Null without distillation.")

@@ -15,9 +15,9 @@ MAX_IMAGE_VALUES = 3 * 2048 * 2048
 
 
 class InputSpec(Spec):
-    """The images that the teacher takes: their shape and the normalisation it was trained with."""
+    """The images that the teacher takes: their shape and the normalization it was trained with."""
 
-    channels: int = Field(3, ge=1, le=64, description="Colour channels.")
+    channels: int = Field(3, ge=1, le=64, description="Color channels.")
     height: int = Field(32, ge=4, le=2048, description="Height in pixels.")
     width: int = Field(32, ge=4, le=2048, description="Width in pixels.")
     mean: tuple[float, ...] = Field(
@@ -43,7 +43,7 @@ class InputSpec(Spec):
         return spread
 
     @model_validator(mode="after")
-    def _check_normalisation(self) -> Self:
+    def _check_normalization(self) -> Self:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise invalid(
@@ -97,5 +97,5 @@ class StudentSpec(NetworkSpec):
     """The network to train. It takes the teacher's images and classes."""
 
     checkpoint: StoragePath | None = Field(
-        None, description="Weights to start from, as for the teacher; without one it starts from its initialisation."
+        None, description="Weights to start from, as for the teacher; without one it starts from its initialization."
     )

@@ -76,7 +76,7 @@ class GeneratorSynthesis(SynthesisBase):
         "Off, as in the paper, most labels of few-step images are not what the teacher sees.",
     )
     reset_first_layer_at_batch: int | None = Field(
-        140, ge=1, description="Batch of a partition before which the generator's first layer is re-initialised once."
+        140, ge=1, description="Batch of a partition before which the generator's first layer is re-initialized once."
     )
     augmentation: AugmentationSpec = Field(default_factory=AugmentationSpec)
 
@@ -97,10 +97,10 @@ class FastSynthesis(GeneratorSynthesis):
 
 
 class DeepInversionSynthesis(SynthesisBase):
-    """DeepInversion (Yin et al., CVPR 2020): pixels are optimised directly, thousands of steps a batch."""
+    """DeepInversion (Yin et al., CVPR 2020): pixels are optimized directly, thousands of steps a batch."""
 
     method: Literal["deepinversion"] = "deepinversion"
-    steps: int = Field(2000, ge=1, le=1_000_000, description="Optimiser steps per batch.")
+    steps: int = Field(2000, ge=1, le=1_000_000, description="Optimizer steps per batch.")
     learning_rate: float = Field(0.1, gt=0, le=10, description="Adam step size of the pixels.")
     one_hot: float = Field(1.0, ge=0, le=1e6, description="Weight of the cross-entropy to the target class.")
     adversarial: float = Field(

@@ -1,7 +1,7 @@
 """Which network a checkpoint is of, told from the names and shapes of its weights, without torch.
 
 ``fingerprints.json`` has, under the hash of their names, the networks whose weights are named so: the first
-convolution and the last layer, whose shapes follow from the job (colour channels, classes), and the hash of all other
+convolution and the last layer, whose shapes follow from the job (color channels, classes), and the hash of all other
 shapes. ``python -m shared.networks.fingerprints`` writes it; a test compares.
 """
 
@@ -39,7 +39,7 @@ class Likeness(NamedTuple):
     input_channels: int | None = None
 
 
-def recognise(tensors: Sequence[TensorEntry]) -> Likeness:
+def recognize(tensors: Sequence[TensorEntry]) -> Likeness:
     """The networks that have such weights, and what only a job says of them."""
     shapes = _bare({tensor.name: tuple(tensor.shape) for tensor in tensors})
     alike = [

@@ -43,7 +43,7 @@ class Models:
         return network
 
     def student(self) -> nn.Module:
-        """The student as it starts: from its checkpoint, or initialised from the job's seed. On the CPU.
+        """The student as it starts: from its checkpoint, or initialized from the job's seed. On the CPU.
 
         Raises:
             UserError: as for the teacher.

@@ -84,7 +84,7 @@ def run_demo(*, storage: Path, seed: int | None, as_json: bool) -> None:
     if job.state is not State.SUCCEEDED:
         reason = f"{job.error.code}: {job.error.message}" if job.error else str(job.state)
         fail(f"the job did not succeed: {reason}; the log is {log.name}")
-    outcome = summarise(job, Storage(str(storage)), seconds=time.monotonic() - started_at)
+    outcome = summarize(job, Storage(str(storage)), seconds=time.monotonic() - started_at)
     (messages if as_json else output).print(outcome_table(outcome))
     if as_json:
         print_json(outcome)
@@ -113,7 +113,7 @@ def _distil(service: LocalService, client: Client, spec: dict[str, Any]) -> JobR
     return job.wait(progress=display_for(messages))
 
 
-def summarise(job: JobRecord, storage: Storage, *, seconds: float) -> dict[str, Any]:
+def summarize(job: JobRecord, storage: Storage, *, seconds: float) -> dict[str, Any]:
     """What the demo prints as JSON, all of it from the job's record."""
     result = job.result or {}
     missing = [name for name in (*REPORTED, "student", "grid") if result.get(name) is None]

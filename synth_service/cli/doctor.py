@@ -78,13 +78,13 @@ def examine(*, url: str | None, api_key: str | None, storage: str | None) -> lis
 
 def findings_table(findings: Sequence[Finding]) -> Table:
     """One row for each."""
-    colours = {Status.OK: "green", Status.WARNING: "yellow", Status.BROKEN: "red"}
+    colors = {Status.OK: "green", Status.WARNING: "yellow", Status.BROKEN: "red"}
     table = Table(show_header=False, box=None, pad_edge=False)
     for _ in range(2):
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for each in findings:
-        table.add_row(each.check, f"[{colours[each.status]}]{each.status}[/]", escape(each.detail))
+        table.add_row(each.check, f"[{colors[each.status]}]{each.status}[/]", escape(each.detail))
     return table
 
 

@@ -1,7 +1,7 @@
 """`dfkd init`: a job file for somebody's own network, from its checkpoint and a few questions.
 
 What the weights tell is not asked: ``shared.weight_files.fingerprints`` knows the network by the names and
-shapes of its tensors. What was trained with (image size, normalisation) is in no checkpoint. The file is written
+shapes of its tensors. What was trained with (image size, normalization) is in no checkpoint. The file is written
 only if the job is valid.
 """
 
@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 
 from shared.specs.architectures import ARCHITECTURES, check_architecture
-from shared.weight_files.fingerprints import recognise
+from shared.weight_files.fingerprints import recognize
 from shared.weight_files.inspection import CheckpointContent, UnreadableFile, UnsafePickle, inspect
 from synth_service.cli.job_file import RefusedJob, check_job, load_job_file
 from synth_service.cli.outcomes import ExitCode, fail, messages
@@ -25,7 +25,7 @@ from synth_service.cli.running import read_settings
 
 Value = TypeVar("Value")
 
-NORMALISATIONS: Final[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
+NORMALIZATIONS: Final[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     "none": ((0.0,), (1.0,)),
     "half": ((0.5,), (0.5,)),
     "mnist": ((0.1307,), (0.3081,)),
@@ -50,7 +50,7 @@ class Answers:
     num_classes: int | None = None
     channels: int | None = None
     size: str | None = None
-    normalisation: str | None = None
+    normalization: str | None = None
     student: str | None = None
     name: str | None = None
 
@@ -68,20 +68,20 @@ def write_job_file(checkpoint: Path, to: Path, given: Answers, *, ask: bool, for
     if to.exists() and not force:
         fail(f"{to} is there already; overwrite it with --force, or write another with --to", ExitCode.USAGE)
     content = _inspect(checkpoint)
-    likeness = recognise(content.tensors)
+    likeness = recognize(content.tensors)
     if likeness.architectures:
         messages.print(f"[dim]the weights are those of {escape(' or '.join(likeness.architectures))}[/]")
     first = next(iter(likeness.architectures), None)
     certain = first if len(likeness.architectures) == 1 else None
     arch = _answer("network (arch)", given.arch, _arch, ask, known=certain, default=first)
     classes = _answer("classes", given.num_classes, _count, ask, known=likeness.num_classes)
-    channels = _answer("colour channels", given.channels, _count, ask, known=likeness.input_channels, default=3)
+    channels = _answer("color channels", given.channels, _count, ask, known=likeness.input_channels, default=3)
     is_photo = arch.startswith(("torchvision:", "timm:"))
     height, width = _answer("image size in pixels", given.size, _size, ask, default="224" if is_photo else "32")
     mean, std = _answer(
-        f"normalisation it was trained with ({', '.join(NORMALISATIONS)}, or MEAN/STD)",
-        given.normalisation,
-        lambda text: _normalisation(text, channels),
+        f"normalization it was trained with ({', '.join(NORMALIZATIONS)}, or MEAN/STD)",
+        given.normalization,
+        lambda text: _normalization(text, channels),
         ask,
         default=("imagenet" if is_photo else "cifar10") if channels == 3 else "half",
     )
@@ -92,7 +92,7 @@ def write_job_file(checkpoint: Path, to: Path, given: Answers, *, ask: bool, for
         checkpoint=_storage_path(checkpoint),
         classes=classes,
         input=f"{{channels: {channels}, height: {height}, width: {width}, mean: {list(mean)}, std: {list(std)}}}",
-        is_guess=given.normalisation is None and not ask,
+        is_guess=given.normalization is None and not ask,
         student=student,
         preset="fast-50-imagenet" if height >= LARGE_IMAGE else "fast-5",
         has_batch_norm=any(tensor.name.endswith("running_mean") for tensor in content.tensors),
@@ -165,13 +165,13 @@ def _size(text: str) -> tuple[int, int]:
     return _count(height), _count(width if x else height)
 
 
-def _normalisation(text: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if text in NORMALISATIONS:
-        mean, std = NORMALISATIONS[text]
+def _normalization(text: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if text in NORMALIZATIONS:
+        mean, std = NORMALIZATIONS[text]
     else:
         parts = text.split("/")
         if len(parts) != 2:
-            raise ValueError(f"{text!r} is neither MEAN/STD nor one of {', '.join(NORMALISATIONS)}")
+            raise ValueError(f"{text!r} is neither MEAN/STD nor one of {', '.join(NORMALIZATIONS)}")
         mean, std = (tuple(float(each) for each in part.split(",")) for part in parts)
     if len(mean) not in (1, channels) or len(std) not in (1, channels):
         raise ValueError(f"give one value, or one for each of the {channels} channels")

@@ -58,7 +58,7 @@ def fail(message: str, code: ExitCode = ExitCode.FAILED) -> NoReturn:
 
 
 def print_json(value: BaseModel | dict[str, Any] | Sequence[BaseModel]) -> None:
-    """One line of JSON on stdout, never wrapped or coloured."""
+    """One line of JSON on stdout, never wrapped or colored."""
     if isinstance(value, BaseModel):
         text = value.model_dump_json()
     elif isinstance(value, dict):

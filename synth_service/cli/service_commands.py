@@ -49,11 +49,14 @@ def init(
     to: Annotated[Path, typer.Option("--to", "-o", help="Job file to write.")] = Path("job.yaml"),
     arch: Annotated[str | None, typer.Option(help="Network that the weights are of.")] = None,
     num_classes: Annotated[int | None, typer.Option(min=2, help="Classes that it tells apart.")] = None,
-    channels: Annotated[int | None, typer.Option(min=1, max=64, help="Colour channels of its images.")] = None,
+    channels: Annotated[int | None, typer.Option(min=1, max=64, help="Color channels of its images.")] = None,
     size: Annotated[str | None, typer.Option(metavar="H[xW]", help="Size of its images in pixels.")] = None,
-    normalisation: Annotated[
+    normalization: Annotated[
         str | None,
         typer.Option(metavar="MEAN/STD", help="As in 0.49,0.48,0.45/0.25,0.24,0.26; or a data set such as cifar10."),
+    ] = None,
+    normalization_by_its_old_name: Annotated[
+        str | None, typer.Option("--normalization", hidden=True, help="The same; the flag's name until 0.1.")
     ] = None,
     student: Annotated[str | None, typer.Option(help="Network to train.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
@@ -64,7 +67,7 @@ def init(
     """Write a job file for your own network; asks for what its checkpoint does not tell."""
     from synth_service.cli.job_writing import Answers, write_job_file
 
-    given = Answers(arch, num_classes, channels, size, normalisation, student, name)
+    given = Answers(arch, num_classes, channels, size, normalization or normalization_by_its_old_name, student, name)
     written = write_job_file(checkpoint, to, given, ask=not (yes or as_json), force=force)
     if as_json:
         print_json({"file": str(to), "spec": written})

@@ -12,13 +12,13 @@ from shared.jobs import Event, JobRecord, State
 from synth_service.client import Model, ValidatedJob, WorkerDetail
 from synth_service.client.progress import UNITS, accuracy, duration, rate_and_eta, stages
 
-_COLOURS = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.CANCELLING: "yellow"}
+_COLORS = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.CANCELLING: "yellow"}
 
 
-def coloured(state: State) -> str:
-    """The state in its colour, as Rich markup."""
-    colour = _COLOURS.get(state)
-    return f"[{colour}]{state}[/]" if colour else str(state)
+def colored(state: State) -> str:
+    """The state in its color, as Rich markup."""
+    color = _COLORS.get(state)
+    return f"[{color}]{state}[/]" if color else str(state)
 
 
 def jobs_table(jobs: Sequence[JobRecord]) -> Table:
@@ -32,7 +32,7 @@ def jobs_table(jobs: Sequence[JobRecord]) -> Table:
         table.add_row(
             job.id,
             escape(job.name),
-            coloured(job.state),
+            colored(job.state),
             percent.get("synthesis", "–"),
             percent.get("distillation", "–"),
             f"{job.measurement.student_top1:.4f}" if job.measurement else "",
@@ -49,7 +49,7 @@ def job_table(job: JobRecord) -> Table:
     table.add_row("id", job.id)
     if job.name:
         table.add_row("name", escape(job.name))
-    table.add_row("state", coloured(job.state))
+    table.add_row("state", colored(job.state))
     table.add_row("created", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.created_at)))
     if job.started_at:
         table.add_row("running for", duration((job.finished_at or time.time()) - job.started_at))

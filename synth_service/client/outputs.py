@@ -67,7 +67,7 @@ async def download_student(connection: Connection, job_id: str, target: Path, fo
 
 
 async def load_student(connection: Connection, job: JobRecord, allowed_factories: Sequence[str]) -> nn.Module:
-    """The trained student as a network on the CPU, in evaluation mode; it takes normalised images.
+    """The trained student as a network on the CPU, in evaluation mode; it takes normalized images.
 
     Raises:
         ValueError: the job trains no student.

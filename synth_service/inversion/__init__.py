@@ -34,9 +34,9 @@ def build_inverter(
 
     Args:
         spec: settings; its type decides the method.
-        teacher: takes normalised images of ``input`` and returns (N, num_classes) logits; moved to ``device``.
+        teacher: takes normalized images of ``input`` and returns (N, num_classes) logits; moved to ``device``.
         num_classes: of the teacher.
-        input: shape and normalisation of the images.
+        input: shape and normalization of the images.
         seed: equal seeds give equal bytes on the same machine; give each partition its own.
         device: where to compute.
 

@@ -3,7 +3,7 @@
 A round is a function of the inverter's state, the targets and the student; all that is random in it is
 drawn from a generator seeded by (seed, round number). So the state holds no random state, a repeated round
 gives the same bytes, and a round that was interrupted is simply run again: nothing that a state holds is
-changed before the round's last step, except for the first layer's re-initialisation, which repeats exactly.
+changed before the round's last step, except for the first layer's re-initialization, which repeats exactly.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def nothing() -> None:
 class Inverter(ABC):
     """Inverts a teacher into batches of images.
 
-    Subclasses optimise images in ``optimise`` and change lasting state only in ``commit``.
+    Subclasses optimize images in ``optimize`` and change lasting state only in ``commit``.
 
     Args:
         spec: settings of the method.
         teacher: on ``device``. Kept as found outside ``invert``.
         num_classes: width of the teacher's logits.
-        input: shape and normalisation of the images.
+        input: shape and normalization of the images.
         seed: of everything random.
         device: where to compute.
     """
@@ -73,7 +73,7 @@ class Inverter(ABC):
         self.dtype = self.objective.dtype
 
     @abstractmethod
-    def optimise(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
+    def optimize(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
         """The inner loop: images for the targets (N,), from the state as it is and changing none of it.
 
         Args:
@@ -101,7 +101,7 @@ class Inverter(ABC):
             raise ValueError(f"a round takes 1 to {self.batch_size} targets, not {len(targets)}")
         targets = targets.to(self.device, non_blocking=True)
         with explain_out_of_memory("synthesis.batch_size", self.batch_size), _repeatable(), self.objective.active():
-            best = self.optimise(targets, self.random(f"round {self.rounds}"), check)
+            best = self.optimize(targets, self.random(f"round {self.rounds}"), check)
             batch = best.fetch(self.rounds + 1)
             self.commit()
             if self.objective.matching is not None:

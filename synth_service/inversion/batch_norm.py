@@ -28,7 +28,7 @@ PLAIN_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 def layers_with_statistics(network: nn.Module) -> list[nn.Module]:
     """Every layer that keeps running statistics per channel: BatchNorm of any kind, frozen or not.
 
-    They are recognised by what they keep rather than by their class, since frozen variants
+    They are recognized by what they keep rather than by their class, since frozen variants
     (torchvision's, timm's, a user's own) share no base class.
     """
     found = []

@@ -1,10 +1,10 @@
-"""DeepInversion (Yin et al., CVPR 2020): every batch's pixels are optimised from noise, over thousands of steps.
+"""DeepInversion (Yin et al., CVPR 2020): every batch's pixels are optimized from noise, over thousands of steps.
 
 It is the baseline that Fast DFKD is measured against, so it is given what its authors give it: jitter and
 flip, image priors, the Jensen-Shannon competition with the student, and clipping to valid pixels.
 
 What Adam moves is ``4·(pixels - 0.5)``: the scale on which natural images have about unit variance, so that
-the published step size and priors mean the same whatever normalisation the teacher was trained with.
+the published step size and priors mean the same whatever normalization the teacher was trained with.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def competition(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 class DeepInversionInverter(Inverter):
-    """Optimises pixels; keeps nothing from round to round but the round number."""
+    """Optimizes pixels; keeps nothing from round to round but the round number."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class DeepInversionInverter(Inverter):
         )
         self.settings = spec
 
-    def optimise(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
+    def optimize(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
         """See the base class."""
         shape = (len(targets), *self.input.shape)
         noise = torch.randn(shape, generator=random, dtype=self.dtype, device=self.device)

@@ -22,7 +22,7 @@ REPTILE_SCALE = 67.0
 
 
 class FastMetaInverter(GeneratorInverter):
-    """Algorithm 1 with an outer optimiser over generator and learned latents."""
+    """Algorithm 1 with an outer optimizer over generator and learned latents."""
 
     def __init__(
         self,
@@ -49,10 +49,10 @@ class FastMetaInverter(GeneratorInverter):
         for parameter in self.lasting:
             parameter.grad = torch.zeros_like(parameter)
 
-    def optimise(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
+    def optimize(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
         """See the base class. The outer gradient starts at zero, whatever an interrupted round left."""
         torch._foreach_zero_(gradients_of(self.lasting))
-        return super().optimise(targets, random, check)
+        return super().optimize(targets, random, check)
 
     def learn(self) -> None:
         """FOMAML adds up the inner gradients; those of latents drawn for this round alone teach nothing."""

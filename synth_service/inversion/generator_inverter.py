@@ -28,7 +28,7 @@ from synth_service.inversion.losses import adversarial_divergence
 from synth_service.inversion.objective import BestImages
 
 ADAM_BETAS = (0.5, 0.999)
-"""Of the inner and the outer optimiser, as published."""
+"""Of the inner and the outer optimizer, as published."""
 
 
 class GeneratorInverter(Inverter):
@@ -95,7 +95,7 @@ class GeneratorInverter(Inverter):
         shape = (count, *self.generator.latent_shape)
         return torch.randn(shape, generator=random, dtype=self.dtype, device=self.device)
 
-    def optimise(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
+    def optimize(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
         """Algorithm 1's inner loop; see the base class."""
         if self.rounds + 1 == self.settings.reset_first_layer_at_batch:
             # Drawn from a generator of its own, so that a repeated round draws the same.

@@ -1,7 +1,7 @@
-"""The two image generators of Fast DFKD, with the published layer names and initialisation.
+"""The two image generators of Fast DFKD, with the published layer names and initialization.
 
 A generator maps latents to pixels in [0, 1] and is always used in training mode: its BatchNorm layers
-normalise with the batch at hand, and the running statistics that they keep mean nothing. Both upsample
+normalize with the batch at hand, and the running statistics that they keep mean nothing. Both upsample
 from a coarse grid by a power of two; for a size that is no multiple of it, the next larger grid is
 generated and the centre is cut out.
 
@@ -64,7 +64,7 @@ class Generator(nn.Module, ABC):
         return torch.sigmoid(features[:, :, top : top + height, left : left + width])
 
     @torch.no_grad()
-    def initialise(self, random: torch.Generator) -> None:
+    def initialize(self, random: torch.Generator) -> None:
         """Draw all parameters anew as PyTorch's layers do by default, but from ``random`` alone.
 
         Args:
@@ -188,5 +188,5 @@ def build_generator(
     with torch.device("meta"):
         generator = GENERATORS[kind](latent_dim, width, image_shape)
     generator = generator.to(dtype).to_empty(device=random.device)
-    generator.initialise(random)
+    generator.initialize(random)
     return generator.train()

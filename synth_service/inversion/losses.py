@@ -1,7 +1,7 @@
 """Inversion losses: what makes a synthetic image look like training data to the teacher.
 
 Each function takes tensors and, where the loss of an image does not depend on the other images, returns
-one value per image: their mean is what gets minimised, and they tell the best image apart from the best
+one value per image: their mean is what gets minimized, and they tell the best image apart from the best
 batch. The loss that compares whole batches, on BatchNorm statistics, is in ``batch_norm``. Nothing here
 knows of jobs, files or devices. Symbols follow Fang et al., "Up to 100x Faster Data-Free Knowledge
 Distillation", AAAI 2022.

@@ -1,4 +1,4 @@
-"""What an inversion minimises, and what it keeps.
+"""What an inversion minimizes, and what it keeps.
 
 ``Objective`` weighs the losses of one forward pass through the frozen teacher (and, for the adversarial
 term, the student). ``BestImages`` keeps, image by image, the inner step at which an image did best. Both
@@ -93,7 +93,7 @@ class Objective:
         self.disagreement = disagreement
         self.dtype = working_dtype(teacher)
         self.device = device
-        self.normalise = Normalization(input).to(device, self.dtype)
+        self.normalize = Normalization(input).to(device, self.dtype)
         self.matching: BatchNormMatching | None = None
         if spec.bn > 0:
             if not layers_with_statistics(teacher):
@@ -126,12 +126,12 @@ class Objective:
 
         With ``match`` the targets are first dealt out anew, see ``match_targets``.
         """
-        normalised = self.normalise(views).contiguous(memory_format=torch.channels_last)
+        normalized = self.normalize(views).contiguous(memory_format=torch.channels_last)
         student_logits = None
         with autocast(self.device):
-            teacher_logits = self.teacher(normalised)
+            teacher_logits = self.teacher(normalized)
             if self.opponent is not None:
-                student_logits = self.opponent(normalised).to(self.dtype)
+                student_logits = self.opponent(normalized).to(self.dtype)
         if not isinstance(teacher_logits, Tensor) or teacher_logits.shape != (len(views), self.num_classes):
             seen = tuple(teacher_logits.shape) if isinstance(teacher_logits, Tensor) else type(teacher_logits).__name__
             raise UserError(
@@ -160,7 +160,7 @@ class Objective:
         """Set ``grad`` of these leaves, replacing what was there; no weight gradient of a network is computed.
 
         It is left to ``backward`` rather than taken from ``torch.autograd.grad`` because only the former
-        lays a gradient out in memory like its parameter, which fused optimisers take for granted.
+        lays a gradient out in memory like its parameter, which fused optimizers take for granted.
         """
         for parameter in parameters:
             parameter.grad = None
@@ -181,7 +181,7 @@ class BestImages:
 
     The BatchNorm term belongs to the batch and not to an image. It counts with its value at that step, so
     an early step is preferred for an image only if what the image gains there outweighs the worse
-    statistics of the whole batch; and the mean of what is compared is the loss that was minimised.
+    statistics of the whole batch; and the mean of what is compared is the loss that was minimized.
     """
 
     def __init__(self) -> None:
@@ -238,7 +238,7 @@ def match_targets(teacher_logits: Tensor, targets: Tensor) -> Tensor:
 
     Latents are random and say nothing of a class, and a few steps cannot turn an image that looks like a
     three into a seven. Which image of a batch is to become which class is free, though, so the assignment
-    is the one that maximises the batch's total log-probability; the classes stay as balanced as they were.
+    is the one that maximizes the batch's total log-probability; the classes stay as balanced as they were.
     The host waits for the device once.
 
     Args:

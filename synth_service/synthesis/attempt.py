@@ -32,7 +32,7 @@ from synth_service.synthesis.shard_writer import ShardWriter
 logger = structlog.get_logger()
 
 
-def synthesise(turn: Turn) -> None:
+def synthesize(turn: Turn) -> None:
     """The synthesis worker's work function: does one partition to its end.
 
     Raises:

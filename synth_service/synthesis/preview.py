@@ -99,7 +99,7 @@ class Preview:
 
 
 def tile_of(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (C, H, W) as a small tile (h, w, 1 or 3): its first three channels, or its first in grey.
+    """An image (C, H, W) as a small tile (h, w, 1 or 3): its first three channels, or its first in gray.
 
     Large images are shrunk by a whole factor, each pixel the mean of a square.
     """

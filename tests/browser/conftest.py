@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -53,6 +54,20 @@ def service(browser: Browser, redis_server: str, tmp_path_factory: pytest.TempPa
     service = Service(redis_server, Storage(str(folder / "storage")), folder / "logs", {})
     try:
         service.start_all()
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.fixture
+def api_alone(browser: Browser, redis_server: str, tmp_path: Path) -> Iterator[Service]:
+    """An API without workers over a database of its own: the test plays the worker."""
+    service = Service(
+        f"{redis_server.rstrip('/').removesuffix('/0')}/7", Storage(str(tmp_path / "storage")), tmp_path / "logs", {}
+    )
+    try:
+        service.start("api", "synth_service.api")
+        service.wait_until_ready()
         yield service
     finally:
         service.stop()

@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import signal
+import threading
+from functools import partial
 
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
-from shared.jobs import State
+from shared.broker import Attempt
+from shared.jobs import Role, State
 from tests.browser.conftest import OpenPage
 from tests.browser.jobs import small_digits
 from tests.e2e.service import Service
+from tests.shared.broker.manifests import manifest_of
+from tests.waiting import wait_until
+
+
+class Announcing:
+    """Announces 20 shards a second in a thread of its own, as a fast GPU does."""
+
+    def __init__(self, service: Service, attempt: Attempt) -> None:
+        self.shards = 0
+        self._broker, self._attempt = service.broker, attempt
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._announce)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _announce(self) -> None:
+        while not self._stopped.wait(0.05) and self.shards < 600:
+            manifest = manifest_of(self._attempt, self.shards, images=32)
+            self._broker.shards.announce(self._attempt, manifest, {})
+            self.shards += 1
+            self._broker.leases.renew(self._attempt, done=32 * self.shards, rate=640.0)
+
 
 STATE = "#job-facts > .badge"
 LOGGED_TYPES = "[...document.querySelectorAll('#log-list .log-type')].map((each) => each.textContent)"
@@ -90,6 +120,25 @@ def test_a_page_outlives_a_restart_of_the_server_and_loses_no_event(open_page: O
     page.wait_for_function(f"{LOGGED_TYPES}.length >= {len(events)}")
     assert page.evaluate(LOGGED_TYPES) == events
     assert page.evaluate("window.isSamePage")
+
+
+def shows_more_than(page: Page, percent: float) -> bool:
+    return float(page.locator(".stages progress").first.get_attribute("value") or 0) > percent
+
+
+def test_the_page_keeps_up_with_shards_that_come_faster_than_it_looks(api_alone: Service, open_page: OpenPage) -> None:
+    """Each shard is an event, and none of them may put off the page's next look at the job."""
+    job_id = api_alone.submit(small_digits("fast", images=32 * 600, steps=20))
+    attempt = wait_until(lambda: api_alone.broker.leases.claim(Role.SYNTHESIS, "fast", block_seconds=0.01))
+    page = open_page(api_alone, f"/ui/jobs/{job_id}")
+    expect(page.locator("#log-list")).to_contain_text("attempt started")
+    announcing = Announcing(api_alone, attempt)
+    with announcing:
+        # The first look comes within 3 s, and each later one, too, while 20 shards come each second.
+        for share in (0.5, 10, 20):
+            wait_until(partial(shows_more_than, page, share), timeout=20)
+    assert announcing.shards < 600, "it was still making shards"
+    api_alone.client.post(f"/jobs/{job_id}/cancel")
 
 
 def test_the_list_of_jobs_follows(open_page: OpenPage, service: Service) -> None:

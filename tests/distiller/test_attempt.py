@@ -12,7 +12,7 @@ from shared.jobs import Role, State
 from shared.specs import JobSpec
 from shared.storage import Storage, job_paths
 from shared.worker.loop import StopFlag, WorkerStopping
-from synth_service.synthesis.attempt import synthesise
+from synth_service.synthesis.attempt import synthesize
 from tests.shared.broker.test_leases import claim
 from tests.specs import job_fields
 from tests.turns import put_teacher, turn_at
@@ -34,7 +34,7 @@ def test_a_job_is_done_when_both_halves_have_had_their_attempt(broker: Broker, s
     job = broker.jobs.create(spec)
 
     with turn_at(claim(broker), broker, storage) as turn:
-        synthesise(turn)
+        synthesize(turn)
     with turn_at(claim(broker, Role.DISTILLATION), broker, storage) as turn:
         distil(turn)
 
@@ -52,7 +52,7 @@ def test_a_worker_that_is_told_to_end_leaves_a_checkpoint(broker: Broker, storag
     put_teacher(storage, spec)
     job = broker.jobs.create(spec)
     with turn_at(claim(broker), broker, storage) as turn:
-        synthesise(turn)
+        synthesize(turn)
     attempt, stopping = claim(broker, Role.DISTILLATION), StopFlag()
 
     with turn_at(attempt, broker, storage, stopping) as turn:

@@ -1,4 +1,4 @@
-"""What the network families share: bias-free convolutions, global pooling and initialisation."""
+"""What the network families share: bias-free convolutions, global pooling and initialization."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,10 +18,10 @@ def global_average(features: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(features, 1).flatten(1)
 
 
-def initialise(network: nn.Module) -> None:
+def initialize(network: nn.Module) -> None:
     """Kaiming-normal convolutions (He et al., ICCV 2015, fan-out) with zero biases, in place.
 
-    BatchNorm and linear layers keep torch's own initialisation.
+    BatchNorm and linear layers keep torch's own initialization.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

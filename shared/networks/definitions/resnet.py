@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.networks.definitions.layers import convolution, global_average, initialise
+from shared.networks.definitions.layers import convolution, global_average, initialize
 
 
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
@@ -94,7 +94,7 @@ class ResNet(nn.Module):
         self.layer3 = _stage(block_type, blocks[2], 128 * block_type.expansion, 256, 2)
         self.layer4 = _stage(block_type, blocks[3], 256 * block_type.expansion, 512, 2)
         self.linear = nn.Linear(512 * block_type.expansion, num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, C, H, W) → logits (N, num_classes)."""

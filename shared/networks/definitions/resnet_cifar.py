@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.networks.definitions.layers import convolution, global_average, initialise
+from shared.networks.definitions.layers import convolution, global_average, initialize
 
 
 class BasicBlock(nn.Module):
@@ -64,7 +64,7 @@ class CifarResNet(nn.Module):
         self.layer2 = _stage(blocks, stages[0], stages[1], 2)
         self.layer3 = _stage(blocks, stages[1], stages[2], 2)
         self.fc = nn.Linear(stages[2], num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, C, H, W) → logits (N, num_classes)."""

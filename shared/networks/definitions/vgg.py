@@ -9,7 +9,7 @@ from typing import Final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.networks.definitions.layers import global_average, initialise
+from shared.networks.definitions.layers import global_average, initialize
 
 BLOCK_WIDTHS: Final = (64, 128, 256, 512, 512)
 FOURTH_POOL_FROM_HEIGHT: Final = 64
@@ -34,7 +34,7 @@ class VGG(nn.Module):
         self.block3 = _block(convolutions[3], inputs[3], BLOCK_WIDTHS[3])
         self.block4 = _block(convolutions[4], inputs[4], BLOCK_WIDTHS[4])
         self.classifier = nn.Linear(BLOCK_WIDTHS[4], num_classes)
-        initialise(self)
+        initialize(self)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 

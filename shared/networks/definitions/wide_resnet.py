@@ -7,7 +7,7 @@ attributes such as ``convShortcut`` keep their spelling.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.networks.definitions.layers import convolution, global_average, initialise
+from shared.networks.definitions.layers import convolution, global_average, initialize
 
 
 class WideBasicBlock(nn.Module):
@@ -80,7 +80,7 @@ class WideResNet(nn.Module):
         self.block3 = WideStage(blocks, widths[1], widths[2], 2, dropout)
         self.bn1 = nn.BatchNorm2d(widths[2])
         self.fc = nn.Linear(widths[2], num_classes)
-        initialise(self)
+        initialize(self)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Series(BaseModel):
     """Name of the measured value, or of what is worked out."""
     label: str
     role: Literal["synthesis", "distillation"]
-    colour: int
+    color: int
     """Place in the palette, from 0."""
 
 
@@ -74,7 +74,7 @@ def charts_of(job: JobRecord) -> list[Chart]:
                 title="Inversion losses",
                 about="Each term at the last inner step of a shard, unweighted.",
                 series=[
-                    Series(name=name, label=label, role="synthesis", colour=place)
+                    Series(name=name, label=label, role="synthesis", color=place)
                     for place, (name, label) in enumerate(terms.items())
                 ],
             )
@@ -85,7 +85,7 @@ def charts_of(job: JobRecord) -> list[Chart]:
                 id="kd-loss",
                 title="Distillation loss",
                 about="KL(teacher ‖ student) at the job's temperature.",
-                series=[Series(name="loss", label="KD loss", role="distillation", colour=0)],
+                series=[Series(name="loss", label="KD loss", role="distillation", color=0)],
             )
         )
         if spec.get("evaluation"):
@@ -97,8 +97,8 @@ def charts_of(job: JobRecord) -> list[Chart]:
                     format="percent",
                     unit="%",
                     series=[
-                        Series(name="student_top1", label="Student top-1", role="distillation", colour=0),
-                        Series(name="agreement", label="Agreement with the teacher", role="distillation", colour=1),
+                        Series(name="student_top1", label="Student top-1", role="distillation", color=0),
+                        Series(name="agreement", label="Agreement with the teacher", role="distillation", color=1),
                     ],
                 )
             )
@@ -111,7 +111,7 @@ def charts_of(job: JobRecord) -> list[Chart]:
                 unit="images/s",
                 kind="rate",
                 units_per_step=synthesis.get("batch_size", 1),
-                series=[Series(name="rate", label="Images/s", role="synthesis", colour=2)],
+                series=[Series(name="rate", label="Images/s", role="synthesis", color=2)],
             )
         )
     if distillation:
@@ -122,7 +122,7 @@ def charts_of(job: JobRecord) -> list[Chart]:
                 about="Training steps per second.",
                 unit="steps/s",
                 kind="rate",
-                series=[Series(name="rate", label="KD steps/s", role="distillation", colour=3)],
+                series=[Series(name="rate", label="KD steps/s", role="distillation", color=3)],
             )
         )
     if synthesis and distillation:
@@ -134,7 +134,7 @@ def charts_of(job: JobRecord) -> list[Chart]:
                 unit="shards",
                 kind="lag",
                 units_per_step=1 / synthesis.get("batches_per_shard", 1),
-                series=[Series(name="lag", label="Shard lag", role="synthesis", colour=4)],
+                series=[Series(name="lag", label="Shard lag", role="synthesis", color=4)],
             )
         )
     return charts

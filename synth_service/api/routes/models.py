@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from shared.broker import Broker, ModelInUse
 from shared.storage import Storage, model_paths
-from shared.weight_files.fingerprints import recognise
+from shared.weight_files.fingerprints import recognize
 from shared.weight_files.inspection import CheckpointContent, UnreadableFile, UnsafePickle, inspect
 from shared.weight_files.model import Model
 from synth_service.api import files
@@ -74,7 +74,7 @@ async def upload_model(
 def _store(upload: Received, broker: Broker, storage: Storage, caller: Caller, filename: str) -> Model:
     content = _content(upload)
     model_id = model_paths.new_model_id()
-    likeness = recognise(content.tensors)
+    likeness = recognize(content.tensors)
     model = Model(
         id=model_id,
         checkpoint=model_paths.folder(model_id),

@@ -115,7 +115,7 @@ def test_the_same_seed_builds_the_same_weights() -> None:
         ({"depth": 9}, "6n + 2"),
         ({"depth": "deep"}, "TypeError"),
         ({"depth": 8, "widths": [1, 2]}, "four numbers"),
-        ({"depth": 8, "colour": "red"}, "colour"),
+        ({"depth": 8, "color": "red"}, "color"),
         ({"depth": 8, "num_classes": 3}, "kwargs.num_classes is set by the job"),
         ({"depth": 8, "in_channels": 3}, "kwargs.in_channels is set by the job"),
     ],

@@ -57,8 +57,8 @@ def test_the_teacher_reaches_the_accuracy_that_is_written_down(job: JobSpec) -> 
     load_checkpoint(network, FOLDER / "teacher.safetensors", field="teacher.checkpoint")
     pixels, labels = held_out(teacher)
     mean, std = torch.tensor(teacher.input.mean), torch.tensor(teacher.input.std)
-    normalised = (pixels - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
-    correct = int((network.eval()(normalised).argmax(1) == labels).sum())
+    normalized = (pixels - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+    correct = int((network.eval()(normalized).argmax(1) == labels).sum())
     assert correct >= 0.98 * HELD_OUT
     with safetensors.safe_open(FOLDER / "teacher.safetensors", framework="pt") as file:
         recorded = file.metadata()

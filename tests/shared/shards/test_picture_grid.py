@@ -23,7 +23,7 @@ def tile(grid: np.ndarray, row: int, column: int, size: int) -> np.ndarray:
 
 
 def flat(values: list[int], channels: int = 1, size: int = 16) -> np.ndarray:
-    """Images of one grey each."""
+    """Images of one gray each."""
     return np.tile(np.array(values, np.uint8)[:, None, None, None], (1, channels, size, size))
 
 

@@ -14,8 +14,8 @@ from shared.errors import UserError
 from shared.shards.reader import UNLABELLED, count_samples, iter_samples
 from tests.shared.samples import batch, shard
 
-GREY = np.arange(35, dtype=np.uint8).reshape(5, 7) * 7
-COLOUR = np.stack([GREY, 255 - GREY, GREY // 2], -1)
+GRAY = np.arange(35, dtype=np.uint8).reshape(5, 7) * 7
+COLOR = np.stack([GRAY, 255 - GRAY, GRAY // 2], -1)
 
 
 def encoded(pixels: np.ndarray, image_format: str, **options: Any) -> bytes:
@@ -54,9 +54,9 @@ def test_a_tar_of_stock_webdataset_is_read(tmp_path: Path) -> None:
     path = tmp_path / "stock.tar"
     with webdataset.TarWriter(str(path)) as writer:
         for i in range(3):
-            writer.write({"__key__": f"sub/{i:03d}", "png": Image.fromarray(COLOUR + np.uint8(i)), "cls": i})
+            writer.write({"__key__": f"sub/{i:03d}", "png": Image.fromarray(COLOR + np.uint8(i)), "cls": i})
     images, targets = read(path, (3, 5, 7), require_labels=True)
-    np.testing.assert_array_equal(images[2], (COLOUR + np.uint8(2)).transpose(2, 0, 1))
+    np.testing.assert_array_equal(images[2], (COLOR + np.uint8(2)).transpose(2, 0, 1))
     np.testing.assert_array_equal(targets, [0, 1, 2])
 
 
@@ -64,9 +64,9 @@ def test_a_tar_of_stock_webdataset_is_read(tmp_path: Path) -> None:
 def test_picture_formats(tmp_path: Path, extension: str) -> None:
     name = {"jpg": "jpeg"}.get(extension.lower(), extension)
     options = {"lossless": True} if name == "webp" else {}
-    images, targets = read(tar_of(tmp_path / "a.tar", {f"x.{extension}": encoded(COLOUR, name, **options)}), (3, 5, 7))
+    images, targets = read(tar_of(tmp_path / "a.tar", {f"x.{extension}": encoded(COLOR, name, **options)}), (3, 5, 7))
     if name != "jpeg":
-        np.testing.assert_array_equal(images[0], COLOUR.transpose(2, 0, 1))
+        np.testing.assert_array_equal(images[0], COLOR.transpose(2, 0, 1))
     assert images.shape == (1, 3, 5, 7)
     assert targets.tolist() == [UNLABELLED]
 
@@ -78,18 +78,18 @@ def test_arrays(tmp_path: Path, order: Literal["C", "F"]) -> None:
     np.testing.assert_array_equal(images[0], array)
 
 
-def test_grey_and_colour_are_converted_to_what_the_teacher_takes(tmp_path: Path) -> None:
-    grey, _ = read(tar_of(tmp_path / "a.tar", {"x.png": encoded(COLOUR, "png")}), (1, 5, 7))
-    np.testing.assert_array_equal(grey[0, 0], np.asarray(Image.fromarray(COLOUR).convert("L")))
-    colour, _ = read(tar_of(tmp_path / "b.tar", {"x.png": encoded(GREY, "png")}), (3, 5, 7))
-    np.testing.assert_array_equal(colour[0], np.stack([GREY] * 3))
+def test_gray_and_color_are_converted_to_what_the_teacher_takes(tmp_path: Path) -> None:
+    gray, _ = read(tar_of(tmp_path / "a.tar", {"x.png": encoded(COLOR, "png")}), (1, 5, 7))
+    np.testing.assert_array_equal(gray[0, 0], np.asarray(Image.fromarray(COLOR).convert("L")))
+    color, _ = read(tar_of(tmp_path / "b.tar", {"x.png": encoded(GRAY, "png")}), (3, 5, 7))
+    np.testing.assert_array_equal(color[0], np.stack([GRAY] * 3))
 
 
 def test_other_members_are_skipped(tmp_path: Path) -> None:
     members = {
         "README": b"no extension",
         "./a.json": b"{}",
-        "./a.png": encoded(GREY, "png"),
+        "./a.png": encoded(GRAY, "png"),
         "./a.cls": b" 4\n",
         "./a.thumbnail.png": b"another field",
     }
@@ -109,7 +109,7 @@ def test_batches_run_across_tars_and_keep_their_content(tmp_path: Path) -> None:
 
 
 def test_wrong_size_names_the_sample_and_both_sizes(tmp_path: Path) -> None:
-    error = error_of(tar_of(tmp_path / "a.tar", {"cat/7.png": encoded(GREY, "png")}), (1, 32, 16))
+    error = error_of(tar_of(tmp_path / "a.tar", {"cat/7.png": encoded(GRAY, "png")}), (1, 32, 16))
     assert error.code == "dataset_wrong_image_size"
     assert "cat/7.png" in error.message
     assert "5×7" in error.message
@@ -134,23 +134,23 @@ def test_an_array_that_claims_a_huge_shape_is_refused_before_memory_is_taken(tmp
         ({"x.txt": b"1"}, {}, "dataset_without_images"),
         ({}, {}, "dataset_without_images"),
         ({"x.png": b"not a png"}, {}, "unreadable_dataset"),
-        ({"x.png": encoded(GREY, "png")[:-30]}, {}, "unreadable_dataset"),
-        ({"x.png": encoded(GREY.astype(np.uint16) * 256, "png")}, {}, "unreadable_dataset"),
+        ({"x.png": encoded(GRAY, "png")[:-30]}, {}, "unreadable_dataset"),
+        ({"x.png": encoded(GRAY.astype(np.uint16) * 256, "png")}, {}, "unreadable_dataset"),
         ({"x.npy": b"\x93NUMPY\x09\x00"}, {}, "unreadable_dataset"),
-        ({"x.npy": npy(GREY[None])[:-1]}, {}, "unreadable_dataset"),
-        ({"x.npy": npy(GREY[None].astype(np.float32))}, {}, "unreadable_dataset"),
+        ({"x.npy": npy(GRAY[None])[:-1]}, {}, "unreadable_dataset"),
+        ({"x.npy": npy(GRAY[None].astype(np.float32))}, {}, "unreadable_dataset"),
         ({"x.npy": npy(np.array([{}], dtype=object))}, {}, "unreadable_dataset"),
-        ({"x.npy": npy(GREY)}, {}, "dataset_wrong_image_size"),
-        ({"x.png": encoded(GREY, "png")}, {"require_labels": True}, "dataset_without_labels"),
-        ({"x.png": encoded(GREY, "png"), "x.cls": b"cat"}, {}, "unreadable_dataset"),
-        ({"x.png": encoded(GREY, "png"), "x.cls": b"-1"}, {}, "dataset_label_out_of_range"),
-        ({"x.png": encoded(GREY, "png"), "x.cls": b"9223372036854775808"}, {}, "dataset_label_out_of_range"),
-        ({"x.png": encoded(GREY, "png"), "x.cls": b"-99999999999999999999"}, {}, "dataset_label_out_of_range"),
-        ({"x.png": encoded(GREY, "png"), "x.cls": b"9" * 5000}, {}, "unreadable_dataset"),
-        ({"x.png": encoded(GREY, "png"), "x.cls": "٣".encode()}, {}, "unreadable_dataset"),
-        ({"x.png": encoded(GREY, "png"), "x.cls": b""}, {}, "unreadable_dataset"),
-        ({"x.png": encoded(GREY, "png"), "x.cls": b"10"}, {"num_classes": 10}, "dataset_label_out_of_range"),
-        ({"x.png": encoded(GREY, "png")}, {"shape": (5, 5, 7)}, "image_format_cannot_hold_channels"),
+        ({"x.npy": npy(GRAY)}, {}, "dataset_wrong_image_size"),
+        ({"x.png": encoded(GRAY, "png")}, {"require_labels": True}, "dataset_without_labels"),
+        ({"x.png": encoded(GRAY, "png"), "x.cls": b"cat"}, {}, "unreadable_dataset"),
+        ({"x.png": encoded(GRAY, "png"), "x.cls": b"-1"}, {}, "dataset_label_out_of_range"),
+        ({"x.png": encoded(GRAY, "png"), "x.cls": b"9223372036854775808"}, {}, "dataset_label_out_of_range"),
+        ({"x.png": encoded(GRAY, "png"), "x.cls": b"-99999999999999999999"}, {}, "dataset_label_out_of_range"),
+        ({"x.png": encoded(GRAY, "png"), "x.cls": b"9" * 5000}, {}, "unreadable_dataset"),
+        ({"x.png": encoded(GRAY, "png"), "x.cls": "٣".encode()}, {}, "unreadable_dataset"),
+        ({"x.png": encoded(GRAY, "png"), "x.cls": b""}, {}, "unreadable_dataset"),
+        ({"x.png": encoded(GRAY, "png"), "x.cls": b"10"}, {"num_classes": 10}, "dataset_label_out_of_range"),
+        ({"x.png": encoded(GRAY, "png")}, {"shape": (5, 5, 7)}, "image_format_cannot_hold_channels"),
     ],
 )
 def test_flaws_have_codes(tmp_path: Path, members: dict[str, bytes], options: dict[str, Any], code: str) -> None:
@@ -209,9 +209,9 @@ def test_a_cancel_is_heard_in_the_middle_of_a_tar(tmp_path: Path) -> None:
 
 
 def test_a_sample_of_many_images_is_held_once(tmp_path: Path) -> None:
-    members = {"x.webp": b"no", "x.jpg": b"no", "x.png": encoded(GREY, "png"), "x.npy": b"no", "x.png.png": b"no"}
+    members = {"x.webp": b"no", "x.jpg": b"no", "x.png": encoded(GRAY, "png"), "x.npy": b"no", "x.png.png": b"no"}
     images, _ = read(tar_of(tmp_path / "a.tar", members))
-    np.testing.assert_array_equal(images[0, 0], GREY)
+    np.testing.assert_array_equal(images[0, 0], GRAY)
 
 
 def test_batches_of_large_images_are_small(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_lockstep_resolves_the_steps_that_were_left_out() -> None:
     assert spec.distillation.steps == 6 * 7
 
 
-def test_one_value_of_the_normalisation_serves_every_channel() -> None:
+def test_one_value_of_the_normalization_serves_every_channel() -> None:
     spec = InputSpec.model_validate({"channels": 3, "mean": 0.5, "std": [0.25]})
     assert (spec.mean, spec.std) == ((0.5,) * 3, (0.25,) * 3)
     assert InputSpec.model_validate({"channels": 1}).std == (1.0,)
@@ -156,7 +156,7 @@ def test_one_value_of_the_normalisation_serves_every_channel() -> None:
         {"channels": [3]},
         {"channels": 64, "height": 2048, "width": 2048},
         {"mean": None},
-        {"mean": "grey"},
+        {"mean": "gray"},
         {"mean": {"r": 1}},
         {"mean": [[0.5]]},
         {"std": float("nan")},

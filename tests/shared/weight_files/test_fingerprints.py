@@ -8,7 +8,7 @@ from shared.networks.building import build_network
 from shared.networks.fingerprints import fingerprints
 from shared.specs import InputSpec, NetworkSpec
 from shared.specs.architectures import ARCHITECTURES
-from shared.weight_files.fingerprints import Likeness, known, recognise
+from shared.weight_files.fingerprints import Likeness, known, recognize
 from shared.weight_files.inspection import inspect
 
 
@@ -38,11 +38,11 @@ def test_a_network_is_recognised_whatever_its_classes_and_channels(tmp_path: Pat
         save_file(network.state_dict(), path)
     else:
         torch.save((torch.nn.DataParallel(network) if form == "data-parallel" else network).state_dict(), path)
-    assert recognise(inspect(path).tensors) == Likeness((arch,), 7, channels)
+    assert recognize(inspect(path).tensors) == Likeness((arch,), 7, channels)
 
 
 def test_an_unknown_network_is_not_recognised(tmp_path: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 5))
     torch.save(network.state_dict(), tmp_path / "weights")
-    assert recognise(inspect(tmp_path / "weights").tensors) == Likeness((), 5, None)
-    assert recognise([]) == Likeness()
+    assert recognize(inspect(tmp_path / "weights").tensors) == Likeness((), 5, None)
+    assert recognize([]) == Likeness()

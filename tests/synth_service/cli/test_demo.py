@@ -12,7 +12,7 @@ import typer
 from shared.jobs import JobRecord, Stages, State
 from shared.specs import JobSpec
 from shared.storage import Storage
-from synth_service.cli.demo import copy_inputs, find_example, outcome_table, summarise
+from synth_service.cli.demo import copy_inputs, find_example, outcome_table, summarize
 from synth_service.cli.job_file import load_job_file
 from tests.synth_service.api_process import clean_environment
 
@@ -63,7 +63,7 @@ def test_the_example_is_a_valid_job_and_its_files_are_copied_to_where_it_looks(s
 
 
 def test_every_reported_number_is_the_jobs_own(filled: Storage) -> None:
-    outcome = summarise(finished(RESULT), filled, seconds=61.26)
+    outcome = summarize(finished(RESULT), filled, seconds=61.26)
     reported = (
         "teacher_top1",
         "student_top1",
@@ -87,14 +87,14 @@ def test_a_number_that_is_not_there_is_a_failure_and_not_a_blank(
     filled: Storage, missing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(typer.Exit) as ending:
-        summarise(finished({**RESULT, missing: None}), filled, seconds=1.0)
+        summarize(finished({**RESULT, missing: None}), filled, seconds=1.0)
     assert ending.value.exit_code == 1
     assert missing in capsys.readouterr().err
 
 
 def test_a_named_file_that_is_not_there_is_a_failure(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit):
-        summarise(finished(RESULT), storage, seconds=1.0)
+        summarize(finished(RESULT), storage, seconds=1.0)
     assert "a file that is not there" in capsys.readouterr().err
 
 

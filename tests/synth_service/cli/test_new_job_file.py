@@ -60,7 +60,7 @@ def test_everything_may_be_an_option(tmp_path: Path, target: Path) -> None:
         "1",
         "--size",
         "28",
-        "--normalisation",
+        "--normalization",
         "mnist",
     ]
     options += ["--student", "wrn16_1", "--name", 'it\'s "mine": #1', "--json", "--to", str(target)]
@@ -114,9 +114,9 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, target: Path) -> None:
     [
         ("--size", "big", "'big' is no number"),
         ("--size", "2", "input.height"),
-        ("--normalisation", "0.5", "neither MEAN/STD"),
-        ("--normalisation", "0.5,0.5/1", "one for each of the 1 channels"),
-        ("--normalisation", "0.5/0", "teacher.input.std: must be above 0"),
+        ("--normalization", "0.5", "neither MEAN/STD"),
+        ("--normalization", "0.5,0.5/1", "one for each of the 1 channels"),
+        ("--normalization", "0.5/0", "teacher.input.std: must be above 0"),
         ("--arch", "wrn", "did you mean"),
     ],
 )

@@ -10,7 +10,7 @@ from synth_service.inversion import Inverter, build_inverter
 from tests.golden import fill_by_formula
 
 CPU = torch.device("cpu")
-GREY = InputSpec(channels=1, height=16, width=16, mean=(0.3,), std=(0.35,))
+GRAY = InputSpec(channels=1, height=16, width=16, mean=(0.3,), std=(0.35,))
 AnySynthesis = FastMetaSynthesis | FastSynthesis | DeepInversionSynthesis
 
 FAST_META = FastMetaSynthesis(
@@ -62,7 +62,7 @@ class SmallNetwork(nn.Module):
 
 
 def inverter_of(
-    spec: AnySynthesis, teacher: nn.Module | None = None, *, input: InputSpec = GREY, seed: int = 0
+    spec: AnySynthesis, teacher: nn.Module | None = None, *, input: InputSpec = GRAY, seed: int = 0
 ) -> Inverter:
     """An inverter on the CPU of a small teacher of three classes, with a student to compete with."""
     inverter = build_inverter(

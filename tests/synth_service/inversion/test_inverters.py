@@ -26,7 +26,7 @@ from tests.synth_service.inversion.samples import (
     DEEP_INVERSION,
     FAST,
     FAST_META,
-    GREY,
+    GRAY,
     METHODS,
     AnySynthesis,
     SmallNetwork,
@@ -87,7 +87,7 @@ def test_the_seed_decides_every_byte(spec: AnySynthesis) -> None:
 def test_torchs_global_random_state_is_not_used(spec: AnySynthesis) -> None:
     teacher = SmallNetwork()
     global_state = torch.get_rng_state()
-    build_inverter(spec, teacher, num_classes=3, input=GREY, seed=0, device=CPU).invert(targets())
+    build_inverter(spec, teacher, num_classes=3, input=GRAY, seed=0, device=CPU).invert(targets())
     assert torch.equal(torch.get_rng_state(), global_state)
 
 

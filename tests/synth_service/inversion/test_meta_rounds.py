@@ -31,8 +31,8 @@ class PinnedInverter(FastMetaInverter):
     def draw_latents(self, count: int, random: torch.Generator) -> Tensor:
         return torch.sin(0.11 * torch.arange(count * 16, dtype=self.dtype) + self.rounds).reshape(count, 16)
 
-    def optimise(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
-        self.best = super().optimise(targets, random, check)
+    def optimize(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
+        self.best = super().optimize(targets, random, check)
         return self.best
 
 

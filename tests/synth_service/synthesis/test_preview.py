@@ -92,7 +92,7 @@ def test_a_storage_that_fails_costs_the_preview_and_not_the_shard(storage: Stora
         ((4, 4, 2048), (1, 64, 3)),
     ],
 )
-def test_tiles_are_small_and_grey_or_in_colour(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def test_tiles_are_small_and_gray_or_in_color(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     tile = tile_of(image)
     assert tile.shape == expected

@@ -1,8 +1,8 @@
 // Charts of measured values with uPlot: what the pages of a job and of a comparison share.
 //
 // A MetricStore holds the rows of one job and fetches only what is new. A ChartView draws one chart from one or more
-// stores, and keeps the table below it, which is legend, pointer readout and text alternative in one. Colours come
-// from the style sheet, so a chart follows the theme; lines differ in their dashes too, not in colour alone.
+// stores, and keeps the table below it, which is legend, pointer readout and text alternative in one. Colors come
+// from the style sheet, so a chart follows the theme; lines differ in their dashes too, not in color alone.
 "use strict";
 
 const dfkdCharts = (() => {
@@ -167,8 +167,14 @@ const dfkdCharts = (() => {
 
   // -- drawing ---------------------------------------------------------------------------------------
 
+  const probe = document.createElement("span");
+
+  /** A color of the design, in the theme that shows. The variable itself holds both themes. */
   function css(name) {
-    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+    if (!probe.isConnected) document.body.append(probe);
+    probe.hidden = true;
+    probe.style.color = `var(${name})`;
+    return getComputedStyle(probe).color;
   }
 
   /** The table of series that uPlot wants: one x for all, and gaps as undefined. */
@@ -190,7 +196,7 @@ const dfkdCharts = (() => {
     /**
      * @param figure  element with .chart-drawing, .chart-legend and .chart-empty
      * @param chart   what it shows (synth_service/api/dashboard/charts.py)
-     * @param lines   [{store, series, label, colour}], each a line
+     * @param lines   [{store, series, label, color}], each a line
      * @param axis    "seconds" or "steps"
      */
     constructor(figure, chart, lines, axis = "seconds") {
@@ -217,7 +223,7 @@ const dfkdCharts = (() => {
         button.className = "legend-toggle";
         button.setAttribute("aria-pressed", "true");
         button.title = "Show or hide this line";
-        button.append(swatch(line.colour, place), line.label);
+        button.append(swatch(line.color, place), line.label);
         button.addEventListener("click", () => this.toggle(place, button));
         head.append(button);
         const cell = document.createElement("td");
@@ -298,7 +304,7 @@ const dfkdCharts = (() => {
           {},
           ...this.lines.map((line, place) => ({
             label: line.label,
-            stroke: css(`--color-series-${line.colour + 1}`),
+            stroke: css(`--color-series-${line.color + 1}`),
             dash: DASHES[place % DASHES.length],
             width: 1.75,
             spanGaps: true,
@@ -362,10 +368,10 @@ const dfkdCharts = (() => {
     return null;
   }
 
-  function swatch(colour, place) {
+  function swatch(color, place) {
     const namespace = "http://www.w3.org/2000/svg";
     const drawing = document.createElementNS(namespace, "svg");
-    const attributes = { width: 22, height: 8, "aria-hidden": "true", class: `swatch swatch-${colour + 1}` };
+    const attributes = { width: 22, height: 8, "aria-hidden": "true", class: `swatch swatch-${color + 1}` };
     for (const [name, value] of Object.entries(attributes)) drawing.setAttribute(name, value);
     const line = document.createElementNS(namespace, "line");
     const ends = { x1: 0, x2: 22, y1: 4, y2: 4, "stroke-dasharray": DASHES[place % DASHES.length].join(" ") };

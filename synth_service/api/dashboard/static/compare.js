@@ -13,7 +13,7 @@
       store: stores[job],
       series: chart.series[0],
       label: described[job].label,
-      colour: Number(job),
+      color: Number(job),
       unitsPerStep: units,
     }));
     return new dfkdCharts.ChartView(document.getElementById(`chart-${chart.id}`), chart, lines);

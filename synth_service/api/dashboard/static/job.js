@@ -29,7 +29,7 @@
   const place = byId("charts");
   const store = new dfkdCharts.MetricStore(place.dataset.metrics, place.dataset.points, Number(place.dataset.start));
   const charts = JSON.parse(place.dataset.charts).map((chart) => {
-    const lines = chart.series.map((series) => ({ store, series, label: series.label, colour: series.colour }));
+    const lines = chart.series.map((series) => ({ store, series, label: series.label, color: series.color }));
     return new dfkdCharts.ChartView(byId(`chart-${chart.id}`), chart, lines);
   });
   dfkdCharts.onThemeChange(() => charts.forEach((chart) => chart.redraw()));
@@ -56,14 +56,29 @@
 
   let wait = TICK;
   let timer = null;
+  let due = Infinity; // when the timer ticks
   let request = null;
+  let isTicking = false;
 
+  /** Sets the next tick. One that is due already may come earlier, and is never postponed: events come every moment. */
   function schedule() {
+    if (document.hidden || isTicking) return;
+    const next = performance.now() + (isFinal() ? FINAL_TICK : wait);
+    if (next >= due) return;
     clearTimeout(timer);
-    if (!document.hidden) timer = setTimeout(tick, isFinal() ? FINAL_TICK : wait);
+    due = next;
+    timer = setTimeout(tick, next - performance.now());
+  }
+
+  function unschedule() {
+    clearTimeout(timer);
+    due = Infinity;
   }
 
   async function tick() {
+    unschedule();
+    if (isTicking) return;
+    isTicking = true;
     tell("job-status");
     if (!isFinal() || !store.cursor) {
       request = new AbortController();
@@ -74,6 +89,7 @@
         wait = SLOWEST_TICK; // app.js tells that the connection is lost
       }
     }
+    isTicking = false;
     schedule();
   }
 
@@ -451,7 +467,7 @@
   }
 
   function stop() {
-    clearTimeout(timer);
+    unschedule();
     request?.abort();
     stream?.abort();
     stream = null;

@@ -55,9 +55,9 @@ def test_rates_and_lag_know_what_a_step_stands_for(made: Any) -> None:
     assert (units["images"], units["steps"], units["lag"]) == (4, 1, 0.5)
 
 
-def test_every_line_of_a_chart_has_a_colour_of_its_own(made: Any) -> None:
+def test_every_line_of_a_chart_has_a_color_of_its_own(made: Any) -> None:
     for chart in charts_of(made(evaluation={"shards": "held-out.tar"})):
-        assert len({series.colour for series in chart.series}) == len(chart.series)
+        assert len({series.color for series in chart.series}) == len(chart.series)
 
 
 def test_many_partitions_or_jobs_get_fewer_points_each(made: Any) -> None:

@@ -16,13 +16,13 @@ from tests.synth_service.api.test_problems import problem
 
 
 def put(storage: Storage, job: JobRecord, partition: int, attempt: int, images: int, *targets: int) -> None:
-    """A strip whose tiles have the number of images as their shade of grey."""
+    """A strip whose tiles have the number of images as their shade of gray."""
     tiles = tuple(Tile(target, bytes([images]) * 48 * 48) for target in targets)
     storage.put_bytes(encode_strip(Strip(48, 48, 1, tiles)), job_paths.preview(job.id, partition, attempt, images))
 
 
 def shades(content: bytes) -> list[int]:
-    """The tiles' shades of grey, in order, the white of the background left out."""
+    """The tiles' shades of gray, in order, the white of the background left out."""
     picture = Image.open(io.BytesIO(content))
     tiles = [
         picture.getpixel((left, top)) for top in range(2, picture.height, 50) for left in range(2, picture.width, 50)
