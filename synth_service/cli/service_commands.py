@@ -56,7 +56,7 @@ def init(
         typer.Option(metavar="MEAN/STD", help="As in 0.49,0.48,0.45/0.25,0.24,0.26; or a data set such as cifar10."),
     ] = None,
     normalization_by_its_old_name: Annotated[
-        str | None, typer.Option("--normalization", hidden=True, help="The same; the flag's name until 0.1.")
+        str | None, typer.Option("--normalisation", hidden=True, help="The same; the flag's name until 0.1.")
     ] = None,
     student: Annotated[str | None, typer.Option(help="Network to train.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,

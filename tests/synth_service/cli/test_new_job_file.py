@@ -133,3 +133,14 @@ def test_what_is_no_checkpoint_is_said(tmp_path: Path) -> None:
         result = dfkd("init", str(path), "--yes")
         assert result.exit_code == 2
         assert message in result.stderr
+
+
+def test_the_flag_of_before_still_works(tmp_path: Path) -> None:
+    made = []
+    for flag in ("--normalization", "--normalisation"):
+        target = tmp_path / f"{flag}.yaml"
+        options = ["--to", str(target), "--yes", flag, "0.25/0.5"]
+        assert dfkd("init", str(checkpoint(tmp_path, "resnet20")), *options).exit_code == 0
+        made.append(target.read_text())
+    assert made[0] == made[1]
+    assert "mean: [0.25], std: [0.5]" in made[0]
