@@ -24,7 +24,8 @@ from pathlib import Path
 import structlog
 
 from shared.storage import Storage
-from shared.storage.durable_files import TEMPORARY_PREFIX, is_full
+from shared.storage.names import TEMPORARY_PREFIX
+from shared.storage.outages import will_pass
 
 logger = structlog.get_logger()
 
@@ -115,14 +116,15 @@ class ShardCache:
         if entry is None:
             return None
         try:
-            self._storage.download(name, entry.path)
+            # Not patiently: what is full may be this folder, and without the cache the shard can be had as well.
+            self._storage.impatient().download(name, entry.path)
             digest = _digest(entry.path)
             if sha256 in (None, digest) and entry.path.stat().st_size == size:
                 entry.keep_as(folder / f"{identity}-{digest}")
         except BaseException as error:
             with entry:
                 pass
-            if is_full(error):
+            if will_pass(error):
                 logger.warning("shard_cache_unusable", folder=str(folder), error=str(error))
                 return None
             raise

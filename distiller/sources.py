@@ -20,7 +20,7 @@ from shared.shards.patterns import expand_shards
 from shared.shards.reader import iter_samples
 from shared.storage import PathOutsideStorage, job_paths
 from shared.worker.loop import Turn
-from shared.worker.quarantine import set_aside
+from shared.worker.quarantine import read_twice, set_aside
 
 START = "0"
 READ_AHEAD = 8
@@ -83,15 +83,16 @@ class JobShards:
         """A verified shard's images, or None when it had to be set aside."""
         manifest = shard.manifest
         name = f"{job_paths.shards(manifest.job)}/{manifest.name}"
-        try:
+
+        def read() -> NDArray[Any]:
             with self._cache.fetched(name, sha256=manifest.sha256, size=manifest.bytes) as path:
                 return read_shard(path, manifest).images
-        except FileNotFoundError:
-            damage = DamagedShard("missing", f"{manifest.name} is missing")
-        except DamagedShard as found:
-            damage = found
-        set_aside(self._turn, shard, damage, consumed=consumed)
-        return None
+
+        try:
+            return read_twice(self._turn, shard, read)
+        except DamagedShard as damage:
+            set_aside(self._turn, shard, damage, consumed=consumed)
+            return None
 
 
 class ExistingDataset:

@@ -28,6 +28,7 @@ class EventType(StrEnum):
     SHARD_DAMAGED = "shard_damaged"
     CHECKPOINT_LOST = "checkpoint_lost"
     STORAGE_FULL = "storage_full"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
     SYNTHESIS_PAUSED = "synthesis_paused"
     SYNTHESIS_RESUMED = "synthesis_resumed"
 

@@ -28,6 +28,7 @@ from shared.broker.session_secret import session_secret
 from shared.broker.shards import AnnouncedShard, Backlog, Shards, SynthesisPosition
 from shared.broker.snapshots import Snapshots, StudentSnapshot
 from shared.broker.statistics import Statistics
+from shared.broker.storage_record import StorageRecord
 from shared.broker.workers import Workers
 
 __all__ = [
@@ -90,6 +91,7 @@ class Broker:
         self.workers = Workers(self.redis)
         self.retention = Retention(self.redis)
         self.statistics = Statistics(self.redis)
+        self.storage_record = StorageRecord(self.redis)
 
     def hurry(self, seconds: float) -> None:
         """Waits no longer than this for a server that does not answer, now that the process is to end."""

@@ -33,6 +33,9 @@ DELETED: Final = Key(f"{PREFIX}jobs:deleted")
 SESSION_SECRET: Final = Key(f"{PREFIX}session-secret")
 """String: what signs the dashboard's sign-ins."""
 
+STORAGE: Final = Key(f"{PREFIX}storage")
+"""String: the id that the marker file in the storage root holds; see ``shared.storage.identity``."""
+
 SWEEPER: Final = Key(f"{PREFIX}sweeper")
 """Exists while somebody has lately begun to tidy up."""
 

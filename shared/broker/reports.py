@@ -96,9 +96,10 @@ class Reports:
     def __init__(self, client: Client) -> None:
         self._redis = client
 
-    def show_error(self, attempt: Attempt, error: JobError) -> None:
-        """Shows on the stage what holds it up; goes when the task succeeds."""
-        unless_refused(_show_error(self._redis, attempt.caller, error_json=error.model_dump_json()), attempt)
+    def show_error(self, attempt: Attempt, error: JobError | None) -> None:
+        """Shows on the stage what holds it up, or that nothing does any more; goes when the task succeeds."""
+        error_json = error.model_dump_json() if error else ""
+        unless_refused(_show_error(self._redis, attempt.caller, error_json=error_json), attempt)
 
     def report(
         self,

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-TEMPORARY_PREFIX = ".tmp-"
+from shared.storage.names import TEMPORARY_PREFIX
 
 
 def is_full(error: BaseException) -> bool:

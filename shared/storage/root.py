@@ -1,9 +1,10 @@
 """One storage root, a local folder or an ``s3://`` address; names below it are relative POSIX paths.
 
-Two promises carry everything above. *Atomic*: a name either holds the whole content or does not exist; a
+Three promises carry everything above. *Atomic*: a name either holds the whole content or does not exist; a
 full disk or a kill at any moment leaves at worst a ``.tmp-*`` file, which no listing shows and
 ``remove_stale_temporaries`` clears away. *Confined*: no name, whatever a client wrote, reaches outside
-the root, also not through a symbolic link.
+the root, also not through a symbolic link. *Honest*: only a storage that answers and is the right one says that a
+file is missing (``FileNotFoundError``); when it is away, that is ``StorageUnavailable``.
 
 Credentials and endpoint of S3 come from the environment as with every AWS tool (``AWS_ACCESS_KEY_ID``,
 ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``).
@@ -11,65 +12,35 @@ Credentials and endpoint of S3 come from the environment as with every AWS tool 
 
 from __future__ import annotations
 
+import copy
 import errno
-import os
-import re
 import secrets
-import shutil
-import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
-
-import fsspec
+from typing import BinaryIO, Protocol, TypeVar
 
 from shared.storage import durable_files
-from shared.storage.durable_files import TEMPORARY_PREFIX
-
-MAX_NAME_BYTES = 1024
-MAX_PART_BYTES = 255
-
-PART_BYTES = 8 * 1024 * 1024
-PARTS_AT_ONCE = 2
-"""Of an upload to object storage: what it takes of memory, whatever the size of the file."""
+from shared.storage.durable_files import is_full
+from shared.storage.local_files import LocalFiles
+from shared.storage.names import PathOutsideStorage, check_name, is_listed
+from shared.storage.object_store import ObjectStore
+from shared.storage.outages import IN_THE_WAY, StorageUnavailable, reason, says_no_such_file
 
 Names = list[str]
 """Inside the class, ``list`` is the method."""
 
-
-class PathOutsideStorage(ValueError):
-    """A name that is no plain relative path below the storage root."""
+Result = TypeVar("Result")
 
 
-def check_name(name: str) -> str:
-    """The name itself if it is a plain relative POSIX path, whatever it may point to.
+class Wait(Protocol):
+    """How a patient storage waits."""
 
-    Raises:
-        PathOutsideStorage: absolute, ``..`` or ``.``, empty parts, backslash, control character, URL
-            scheme, too long, or a reserved ``.tmp-`` name.
-    """
-    try:
-        encoded = name.encode()
-    except UnicodeEncodeError:
-        raise PathOutsideStorage(f"storage name {name!r} is not valid Unicode") from None
-    parts = name.split("/")
-    if not name:
-        reason = "is empty"
-    elif name.startswith("/"):
-        reason = "is absolute; give a path relative to the storage root"
-    elif any(ord(character) < 32 or ord(character) == 127 for character in name) or "\\" in name:
-        reason = "contains a backslash or a control character"
-    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name):
-        reason = "looks like a URL or a drive; give a path relative to the storage root"
-    elif any(part in ("", ".", "..") for part in parts):
-        reason = "has an empty, `.` or `..` part"
-    elif any(part.startswith(TEMPORARY_PREFIX) for part in parts):
-        reason = f"has a part that starts with the reserved {TEMPORARY_PREFIX!r}"
-    elif len(encoded) > MAX_NAME_BYTES or any(len(part.encode()) > MAX_PART_BYTES for part in parts):
-        reason = f"is longer than {MAX_NAME_BYTES} bytes, or one of its parts than {MAX_PART_BYTES}"
-    else:
-        return name
-    raise PathOutsideStorage(f"storage name {name[:200]!r} {reason}")
+    def failed(self, error: OSError, times: int) -> None:
+        """Called after each failure, which is the so-manieth in a row: pauses; raises when waiting is to end."""
+
+    def is_over(self) -> None:
+        """Called once the storage works again."""
 
 
 class Storage:
@@ -79,65 +50,90 @@ class Storage:
         root: a local folder or ``s3://bucket[/prefix]``.
         create: make the local folder if it is missing. A bucket is never created.
 
-    Methods that take a ``name`` raise ``PathOutsideStorage`` for one that leaves the root, and
-    ``FileNotFoundError`` where they need a file that is not there.
+    Methods that take a ``name`` raise ``PathOutsideStorage`` for one that leaves the root, ``FileNotFoundError``
+    where they need a file that is not there, ``StorageUnavailable`` when the storage is away, and an ``OSError`` of
+    which ``is_full`` is true when there is no room. A ``patient`` storage waits instead of raising the last two.
     """
 
     def __init__(self, root: str, *, create: bool = True) -> None:
         protocol = root.split("://", 1)[0] if "://" in root else None
         if protocol not in (None, "s3"):
             raise ValueError(f"storage root {root!r}: give a local folder or s3://bucket/prefix")
-        self._folder: Path | None = None
+        self._files: LocalFiles | ObjectStore
         if protocol is None:
-            self._folder = Path(root).expanduser().absolute()
+            folder = Path(root).expanduser().absolute()
             if create:
-                durable_files.make_folder(self._folder)
-            self.root = str(self._folder)
-            self._files = fsspec.filesystem("file")
+                durable_files.make_folder(folder)
+            self.root = str(folder)
+            self._files = LocalFiles(folder)
         else:
             self.root = root.rstrip("/")
-            # Other processes write the same bucket: a cached listing would hide what they announced.
-            self._files = fsspec.filesystem("s3", use_listings_cache=False)
+            self._files = ObjectStore(self.root)
+        self._wait: Wait | None = None
+        self.confirm: Callable[[], None] = lambda: None
+        """Called before anything is said to be missing, and before a local file is written: raises
+        ``StorageUnavailable`` when what lies at the root is not the storage of this deployment."""
 
     def __repr__(self) -> str:
         return f"Storage({self.root!r})"
 
+    def patient(self, wait: Wait) -> Storage:
+        """The same storage, whose methods try again for as long as it is away or full."""
+        patient = copy.copy(self)
+        patient._wait = wait
+        return patient
+
+    def impatient(self) -> Storage:
+        """The same storage, whose methods raise at once: for what may as well not be stored."""
+        impatient = copy.copy(self)
+        impatient._wait = None
+        return impatient
+
     # Reading
 
     def exists(self, name: str) -> bool:
-        """Whether there is a file of that name; a folder is none."""
-        return bool(self._files.isfile(self._address(name)))
+        """Whether there is a file of that name that can be read; a folder is none."""
+        try:
+            self.open(name).close()
+        except FileNotFoundError:
+            return False
+        return True
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
-        return int(self._files.size(self._file_address(name)))
+        return self._read(name, lambda: self._files.size(name))
 
     def open(self, name: str) -> BinaryIO:
         """A file for reading, seekable. Close it."""
-        return cast(BinaryIO, self._files.open(self._file_address(name), "rb"))
+        return self._read(name, lambda: self._files.open(name))
 
     def read_bytes(self, name: str) -> bytes:
         """The whole content of a file."""
-        with self.open(name) as file:
-            return file.read()
+
+        def read() -> bytes:
+            with self._files.open(name) as file:
+                return file.read()
+
+        return self._read(name, read)
 
     def list(self, prefix: str = "") -> Names:
         """Sorted names of all files in a folder and below it; of everything without one."""
-        return [name for name in self._walk(prefix) if not _is_temporary(name)]
+        return list(self.sizes(prefix))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Bytes of all files in a folder and below it, by sorted name; on object storage from the listing alone."""
-        names = self.list(prefix)
-        if self._folder:
-            return {name: Path(self._address(name)).stat().st_size for name in names}
-        start = self._address(prefix) if prefix else self.root
-        found = cast(Any, self._files.find(start, detail=True))
-        bucket_path = self.root.removeprefix("s3://")
-        return {name: int(found[f"{bucket_path}/{name}"]["size"]) for name in names}
+        if prefix:
+            check_name(prefix)
+        try:
+            found = self._run(prefix, lambda: self._files.sizes(prefix))
+        except FileNotFoundError:
+            return {}
+        return {name: found[name] for name in sorted(found) if is_listed(name)}
 
     def local_path(self, name: str) -> Path | None:
         """Where the file lies on this machine, present or not; None on object storage."""
-        return Path(self._address(name)) if self._folder else None
+        check_name(name)
+        return self._files.path(name) if isinstance(self._files, LocalFiles) else None
 
     def fetch(self, name: str, folder: Path) -> Path:
         """A local path of the file: itself when it is local, or else a copy in ``folder``.
@@ -145,33 +141,28 @@ class Storage:
         A copy appears under its last name part, whole or not at all, and is the caller's to delete;
         ``local_path(name) is None`` tells that it is one.
         """
-        address = self._file_address(name)
-        if self._folder:
-            return Path(address)
+        path = self.local_path(name)
+        if path is not None:
+            self.open(name).close()
+            return path
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / PurePosixPath(name).name
-        durable_files.publish(target, lambda temporary: self._files.get_file(address, str(temporary)))
+        self._read(name, lambda: durable_files.publish(target, lambda path: self._files.download(name, path)))
         return target
 
     def download(self, name: str, target: Path) -> None:
         """Copies a file into a local one, as it goes: what fails leaves half a copy."""
-        self._files.get_file(self._file_address(name), str(target))
+        self._read(name, lambda: self._files.download(name, target))
 
     def entity_tag(self, name: str) -> str:
         """Changes with the content of an object; of a local file, with its size and time of change."""
-        info = self._files.info(self._file_address(name))
-        return str(info.get("ETag") or (info["size"], info.get("mtime")))
+        return self._read(name, lambda: self._files.entity_tag(name))
 
     # Writing
 
     def put_bytes(self, data: bytes, name: str) -> None:
         """Store ``data`` under ``name``, atomically and durably; replaces what was there."""
-        address = self._address(name)
-        if self._folder:
-            durable_files.make_folder(Path(address).parent)
-            durable_files.publish(Path(address), lambda temporary: temporary.write_bytes(data))
-        else:
-            self._files.pipe_file(address, data)
+        self._write(name, lambda: self._files.put_bytes(data, name))
 
     def put_file(self, local: Path, name: str, *, move: bool = False) -> None:
         """Store a local file under ``name``, atomically and durably; replaces what was there.
@@ -182,27 +173,13 @@ class Storage:
             move: give the local file up. On the same disk it is renamed instead of copied. It is gone
                 only after the new name is durable.
         """
-        address = self._address(name)
-        if self._folder:
-            target = Path(address)
-            durable_files.make_folder(target.parent)
-            if move and durable_files.rename(local, target):
-                return
-            durable_files.publish(target, lambda temporary: shutil.copyfile(local, temporary))
-        else:
-            # One object is put, or the multipart upload completed, in one atomic step.
-            self._files.put_file(str(local), address, chunksize=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
-        if move:
-            local.unlink(missing_ok=True)
+        local.stat()  # that this one is missing is nothing to wait for
+        self._write(name, lambda: self._files.put_file(local, name, move=move))
 
     def delete(self, name: str) -> None:
         """Remove a file; no error when it is gone already, so that a repeated clean-up succeeds."""
-        address = self._address(name)
         with suppress(FileNotFoundError):
-            if self._folder:
-                os.unlink(address)  # noqa: PTH108 -- the address is a string for both kinds of storage
-            else:
-                self._files.rm_file(address)
+            self._read(name, lambda: self._files.delete(name))
 
     def delete_tree(self, prefix: str) -> None:
         """Remove a folder and everything in it; no error when there is none.
@@ -210,21 +187,8 @@ class Storage:
         A local folder vanishes from its name in one step. On object storage the objects go one after
         another, and a repeated call finishes what a crash left.
         """
-        address = self._address(prefix)
-        if self._folder:
-            # A symbolic link inside the tree is removed, never followed.
-            grave = Path(address).parent / durable_files.temporary_name()
-            try:
-                Path(address).rename(grave)
-            except FileNotFoundError:
-                return
-            durable_files.sync_folder(grave.parent)
-            os.utime(grave)  # not stale while it is being emptied
-            shutil.rmtree(grave)
-        else:
-            addresses = [self._address(name) for name in self._walk(prefix)]
-            if addresses:
-                self._files.rm(addresses)
+        with suppress(FileNotFoundError):
+            self._read(prefix, lambda: self._files.delete_tree(prefix))
 
     def remove_stale_temporaries(self, prefix: str = "", *, older_than_seconds: float) -> int:
         """Remove what killed writers left below a folder and return how many entries that were.
@@ -232,68 +196,92 @@ class Storage:
         A living writer's file is younger, since every write renews its time. Object storage never shows
         an unfinished upload; let a lifecycle rule of the bucket expire those.
         """
-        if not self._folder:
-            return 0
-        before = time.time() - older_than_seconds
-        start = Path(self._address(prefix)) if prefix else self._folder
-        removed = 0
-        for folder, folders, files in os.walk(start):
-            for entry in [entry for entry in (*folders, *files) if entry.startswith(TEMPORARY_PREFIX)]:
-                path = Path(folder, entry)
-                with suppress(FileNotFoundError):
-                    if path.lstat().st_mtime < before:
-                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-                        removed += 1
-            folders[:] = [entry for entry in folders if not entry.startswith(TEMPORARY_PREFIX)]
-        return removed
+        if prefix:
+            check_name(prefix)
+        return self._run(prefix, lambda: self._files.remove_stale_temporaries(prefix, older_than_seconds))
 
     # State of the storage itself
 
+    def check_present(self) -> None:
+        """Raises ``StorageUnavailable`` when there is no folder at a local root; it is never made later."""
+        if isinstance(self._files, LocalFiles) and not Path(self.root).is_dir():
+            raise StorageUnavailable(f"the storage root {self.root} is gone; mount it, or correct DFKD_STORAGE")
+
     def check_writable(self) -> None:
-        """Write a small file and remove it again; raises the ``OSError`` that real work would meet."""
+        """Write a small file and remove it again; raises what real work would meet."""
         probe = f"write-probe-{secrets.token_hex(8)}"
         self.put_bytes(b"ok", probe)
         self.delete(probe)
 
     def free_bytes(self) -> int | None:
         """Bytes that may still be written; None where there is no such number."""
-        return shutil.disk_usage(self._folder).free if self._folder else None
+        return self._run("", self._files.free_bytes)
 
-    # Names
+    # Every call to the files goes through one of these
 
-    def _address(self, name: str) -> str:
-        """What the file system calls the name, once it is known to be inside the root."""
+    def _read(self, name: str, call: Callable[[], Result]) -> Result:
         check_name(name)
-        if not self._folder:
-            return f"{self.root}/{name}"
-        path = self._folder / name
-        # realpath rather than Path.resolve: it also follows the links of a path that ends in nothing.
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._folder)):
-            raise PathOutsideStorage(f"storage name {name!r} leads out of the storage root through a symbolic link")
-        return str(path)
+        return self._run(name, call)
 
-    def _file_address(self, name: str) -> str:
-        address = self._address(name)
-        if not self._files.isfile(address):
-            raise FileNotFoundError(errno.ENOENT, "no such file in the storage", name)
-        return address
+    def _write(self, name: str, call: Callable[[], Result]) -> Result:
+        check_name(name)
 
-    def _walk(self, prefix: str) -> Names:
-        """Sorted names below a folder, temporaries included."""
-        start = self._address(prefix) if prefix else self.root
-        if self._folder:
-            found = [
-                Path(folder, file).relative_to(self._folder).as_posix()
-                for folder, _, files in os.walk(start)
-                for file in files
-            ]
-        else:
-            bucket_path = self.root.removeprefix("s3://")
-            below = f"{prefix}/" if prefix else ""
-            names = (path.removeprefix(f"{bucket_path}/") for path in cast(Any, self._files.find(start)))
-            found = [name for name in names if name.startswith(below)]
-        return sorted(found)
+        def confirmed() -> Result:
+            if isinstance(self._files, LocalFiles):
+                # Written into the empty folder of a disk that is not mounted, a file would be lost and in the way.
+                self.confirm()
+            try:
+                return call()
+            except OSError as error:
+                if isinstance(error, FileNotFoundError):
+                    raise StorageUnavailable(f"the storage root {self.root} is gone ({reason(error)})") from error
+                raise
 
+        return self._run(name, confirmed)
 
-def _is_temporary(name: str) -> bool:
-    return any(part.startswith(TEMPORARY_PREFIX) for part in name.split("/"))
+    def _run(self, name: str, call: Callable[[], Result]) -> Result:
+        """Calls, and tells a file that is missing from a storage that is away or full; waits if it is patient."""
+        failures = 0
+        while True:
+            try:
+                result = self._attempt(name, call)
+            except FileNotFoundError:
+                if failures and self._wait is not None:
+                    self._wait.is_over()
+                raise
+            except OSError as failure:
+                if self._wait is None:
+                    raise
+                failures += 1
+                self._wait.failed(failure, failures)
+            else:
+                if failures and self._wait is not None:
+                    self._wait.is_over()
+                return result
+
+    def _attempt(self, name: str, call: Callable[[], Result]) -> Result:
+        try:
+            return call()
+        except PathOutsideStorage:
+            raise
+        except Exception as error:
+            meaning = self._meaning(error, name)
+            if meaning is error:
+                raise
+            raise meaning from error
+
+    def _meaning(self, error: Exception, name: str) -> OSError:
+        """What an error of the files says, as one of three: missing, full or away."""
+        if isinstance(error, OSError) and (isinstance(error, StorageUnavailable) or is_full(error)):
+            return error
+        if isinstance(error, OSError) and isinstance(self._files, LocalFiles) and error.errno in IN_THE_WAY:
+            return error
+        if says_no_such_file(error):
+            try:
+                self.confirm()
+            except StorageUnavailable as away:
+                return away
+            return FileNotFoundError(errno.ENOENT, "no such file in the storage", name)
+        # Whatever a driver raises beside these says nothing of the file; an S3 driver has dozens with no common base.
+        what = f" with `{name}`" if name else ""
+        return StorageUnavailable(f"the storage {self.root} cannot be used{what} ({reason(error)})")

@@ -33,8 +33,11 @@ from shared.settings import Settings
 from shared.specs import JobSpec
 from shared.storage import Storage
 from shared.storage.durable_files import is_full
+from shared.storage.identity import StorageIdentity
+from shared.storage.outages import will_pass
 from shared.storage.scratch import Scratch
 from shared.worker.retention import SWEEP_SECONDS, sweep
+from shared.worker.storage_hold import LONGEST_PAUSE_SECONDS, StorageHold
 
 logger = structlog.get_logger()
 
@@ -51,7 +54,8 @@ lease expires and a successor goes on from the last checkpoint."""
 UNREACHABLE_SECONDS = 4.0
 """How much of it may be spent on a server that does not answer."""
 
-LONGEST_PAUSE_SECONDS = 10.0
+STORAGE_POLL_SECONDS = 2.0
+"""Between looks of an idle worker that does not see the storage."""
 
 Result = TypeVar("Result")
 
@@ -110,7 +114,9 @@ class Turn:
     ) -> None:
         self.attempt = attempt
         self.broker = broker
-        self.storage = storage
+        self._hold = StorageHold(self)
+        self.storage = storage.patient(self._hold)
+        """Waits for a storage that is full or away, so that neither ends the work. Raises as ``check``."""
         self.settings = settings
         try:
             self.record: JobRecord = broker.jobs.get(attempt.job_id)
@@ -123,7 +129,6 @@ class Turn:
         self._done: int | None = None
         self._marks: deque[tuple[float, int]] = deque()
         self._ended = threading.Event()
-        self._is_full = False
         self.make_room: Callable[[], None] = lambda: None
         """Called while the storage is full; the work may set it to what deletes files it can do without."""
         self._scratch = Scratch()
@@ -162,34 +167,28 @@ class Turn:
         self.broker.reports.report(self.attempt, event, data, **more)
 
     def persist(self, write: Callable[[], Result]) -> Result:
-        """Calls ``write`` until the storage has room for it, and tells the job what holds it up.
+        """Calls ``write`` until the storage is there and has room for it, and tells the job what holds it up.
 
-        Waiting costs no attempt: nothing that was made is lost, and a cancel ends it. Raises as ``check``.
+        For what is written or read beside ``storage``, such as files in ``scratch``. Waiting costs no attempt:
+        nothing that was made is lost, and a cancel ends it. Raises as ``check``.
         """
-        pause = 0.5
+        failures = 0
         while True:
             try:
                 result = write()
             except OSError as error:
-                if not is_full(error):
+                if not will_pass(error):
                     raise
-                self.storage_is_full(error)
+                failures += 1
+                self._hold.failed(error, failures)
             else:
-                self._is_full = False
+                if failures:
+                    self._hold.is_over()
                 return result
-            self.pause(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def storage_is_full(self, error: OSError) -> None:
-        """Makes what room there is to be made and tells once that the work waits for more."""
-        self.make_room()
-        if not self._is_full:
-            self._is_full = True
-            message = f"the storage or the temporary folder is full ({error}); the work goes on once there is room"
-            logger.warning("storage_full", error=str(error))
-            told = JobError(code="storage_full", message=message, stage=self.attempt.task.role)
-            self.broker.reports.show_error(self.attempt, told)
-            self.report(EventType.STORAGE_FULL, {"message": message})
+    def show_hold(self, error: OSError) -> None:
+        """Makes what room there is to be made, and tells the job once that the work waits for the storage."""
+        self._hold.tell(error)
 
     def _beat(self) -> None:
         interval = min(self.broker.leases.lease_seconds / 4, HEARTBEAT_SECONDS)
@@ -249,10 +248,12 @@ class Worker:
         self._work = work
         self._broker = broker
         self._storage = storage
+        self._identity = StorageIdentity(storage, broker.storage_record)
         self._settings = settings
         self._describe = describe
         self._stopping = StopFlag()
         self._pass_over: str | None = None
+        self._misses_storage = False
         self._next_sweep = time.monotonic()
 
     def run(self) -> None:
@@ -264,6 +265,9 @@ class Worker:
         while not self._stopping.is_set():
             with suppress(redis.RedisError):
                 self._register("")
+            if not self._has_storage():
+                self._stopping.wait(STORAGE_POLL_SECONDS)
+                continue
             try:
                 attempt = self._broker.leases.claim(self.role, self.name, after=self._pass_over)
                 self._pass_over = None
@@ -290,13 +294,29 @@ class Worker:
             signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
             signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS)
 
+    def _has_storage(self) -> bool:
+        """Whether this worker sees the storage of the deployment. If not, it leaves the tasks to those that do."""
+        try:
+            self._identity.establish(in_empty_root=False)
+        except redis.RedisError:
+            return True  # claiming meets the same, and says so
+        except OSError as error:
+            if not self._misses_storage:
+                logger.warning("storage_unavailable", error=str(error))
+            self._misses_storage = True
+            return False
+        if self._misses_storage:
+            logger.info("storage_is_back")
+        self._misses_storage = False
+        return True
+
     def _sweep(self) -> None:
         self._next_sweep = time.monotonic() + SWEEP_SECONDS
         try:
             if self._broker.retention.may_sweep(SWEEP_SECONDS):
                 sweep(self._broker, self._storage)
-        except (redis.RedisError, OSError) as error:
-            logger.warning("sweep_failed", error=str(error))
+        except Exception as error:  # the next one tries again; a worker does not end for want of tidiness
+            logger.warning("sweep_failed", error=f"{type(error).__name__}: {error}")
 
     def _register(self, job_id: str) -> None:
         fields = {"role": str(self.role), "pid": os.getpid(), "job": job_id, "at": time.time(), **self._describe()}
@@ -341,10 +361,11 @@ class Worker:
             logger.warning("job_failed", code=error.code, error=error.message)
             leases.fail(attempt, error)
         except Exception as error:
-            if is_full(error):
-                # Nobody's fault, so it costs no attempt; where the work itself can wait for room, it does.
-                logger.warning("storage_full", error=str(error))
-                leases.release(attempt, f"storage full: {error}")
+            if will_pass(error):
+                # Nobody's fault, so it costs no attempt; where the work itself can wait, it does.
+                code = "storage_full" if is_full(error) else "storage_unavailable"
+                logger.warning(code, error=str(error))
+                leases.release(attempt, f"{code.replace('_', ' ')}: {error}")
                 self._stopping.wait(LONGEST_PAUSE_SECONDS / 2)
                 return
             logger.exception("attempt_failed")

@@ -28,7 +28,7 @@ def run_worker(role: Role, work: Callable[[Turn], None]) -> None:
     try:
         device = choose_device(settings.device)
         broker = Broker(settings.redis_url, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
-        storage = Storage(settings.storage)
+        storage = Storage(settings.storage, create=False)  # the mount point of a volume that is away stays bare
     except ValueError as error:
         _give_up(str(error))
     worker = Worker(

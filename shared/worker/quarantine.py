@@ -1,10 +1,15 @@
-"""What happens to a shard that is not what its manifest promises: it leaves the job and is made again."""
+"""What happens to a shard that is not what its manifest promises: it leaves the job and is made again.
+
+It is read twice before, with a pause in between: what a storage in trouble hands out may be half of what it holds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -16,19 +21,41 @@ from shared.worker.loop import Turn
 
 logger = structlog.get_logger()
 
+SECOND_LOOK_SECONDS = 1.0
+
+Result = TypeVar("Result")
+
+
+def read_twice(turn: Turn, shard: AnnouncedShard, read: Callable[[], Result]) -> Result:
+    """What ``read`` returns, at the second try if not at the first.
+
+    Raises:
+        DamagedShard: it was damaged, or not there, both times.
+    """
+    try:
+        return _read(shard, read)
+    except DamagedShard as damage:
+        logger.warning("shard_is_read_again", shard=shard.manifest.name, reason=damage.reason)
+    turn.pause(SECOND_LOOK_SECONDS)
+    return _read(shard, read)
+
+
+def _read(shard: AnnouncedShard, read: Callable[[], Result]) -> Result:
+    try:
+        return read()
+    except FileNotFoundError:  # as the storage says, which never does while it is away
+        raise DamagedShard("missing", f"{shard.manifest.name} is missing") from None
+
 
 @contextmanager
 def fetched(turn: Turn, shard: AnnouncedShard) -> Iterator[Path]:
     """A local path of a shard's tar, for as long as the block lasts.
 
     Raises:
-        DamagedShard: it is not there.
+        FileNotFoundError: it is not there.
     """
     name = f"{job_paths.shards(shard.manifest.job)}/{shard.manifest.name}"
-    try:
-        path = turn.storage.fetch(name, turn.scratch)
-    except FileNotFoundError:
-        raise DamagedShard("missing", f"{shard.manifest.name} is missing") from None
+    path = turn.storage.fetch(name, turn.scratch)
     try:
         yield path
     finally:
@@ -39,12 +66,15 @@ def fetched(turn: Turn, shard: AnnouncedShard) -> Iterator[Path]:
 def set_aside(turn: Turn, shard: AnnouncedShard, damage: DamagedShard, *, consumed: bool) -> None:
     """Takes a damaged shard out of the job, has its images made again and removes its files.
 
+    Of one that is missing nothing is removed: if it comes back, it is cleared away with all that is not of the job.
+
     Raises:
         UserError: ``too_many_damaged_shards``.
     """
     logger.warning("shard_damaged", shard=shard.manifest.name, reason=damage.reason)
     damaged = turn.broker.shards.quarantine(turn.attempt, shard, damage.reason, consumed=consumed)
-    discard(turn.storage, job_paths.shards(shard.manifest.job), shard.manifest)
+    if damage.reason != "missing":
+        discard(turn.storage, job_paths.shards(shard.manifest.job), shard.manifest)
     limit = turn.settings.max_damaged_shards
     if damaged > limit:
         message = (
@@ -68,9 +98,13 @@ def verify_all(turn: Turn, *, consumed: bool) -> bool:
     for shard in turn.broker.shards.until(turn.attempt.job_id):
         turn.check()
         try:
-            with fetched(turn, shard) as path:
-                verify_shard(path, shard.manifest)
+            read_twice(turn, shard, partial(_verify, turn, shard))
         except DamagedShard as damage:
             set_aside(turn, shard, damage, consumed=consumed)
             is_whole = False
     return is_whole
+
+
+def _verify(turn: Turn, shard: AnnouncedShard) -> None:
+    with fetched(turn, shard) as path:
+        verify_shard(path, shard.manifest)

@@ -10,6 +10,8 @@ files, consumers of the queues. Idle workers sweep, one of them a minute.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -31,10 +33,12 @@ def delete_job(broker: Broker, storage: Storage, job_id: str) -> None:
     Raises:
         KeyError: there is no such job.
         JobUnfinished: it has not ended, or a worker is about to let go of it.
-        OSError: the storage failed; the job is gone for everybody and the next sweep removes its files.
+
+    When the storage fails, the job is gone for everybody all the same, and a sweep removes its files later.
     """
     broker.retention.delete(job_id, lease_seconds=broker.leases.lease_seconds)
-    _delete_files(broker, storage, job_id)
+    with _one_at_a_time(job_id):
+        _delete_files(broker, storage, job_id)
 
 
 def sweep(broker: Broker, storage: Storage, *, older_than_seconds: float = UNFINISHED_FILES_SECONDS) -> None:
@@ -46,12 +50,23 @@ def sweep(broker: Broker, storage: Storage, *, older_than_seconds: float = UNFIN
         older_than_seconds: age from which an unfinished file counts as left by a killed process.
     """
     for job_id in broker.retention.deleted():
-        _delete_files(broker, storage, job_id)
+        with _one_at_a_time(job_id):
+            _delete_files(broker, storage, job_id)
     for job_id in broker.retention.untidy():
-        _tidy(broker, storage, job_id)
+        with _one_at_a_time(job_id):
+            _tidy(broker, storage, job_id)
     storage.remove_stale_temporaries(older_than_seconds=older_than_seconds)
     broker.retention.forget_consumers(idle_seconds=CONSUMER_SECONDS)
     scratch.remove_abandoned()
+
+
+@contextmanager
+def _one_at_a_time(job_id: str) -> Iterator[None]:
+    """A folder that cannot be touched keeps nobody from tidying the others; the next sweep tries again."""
+    try:
+        yield
+    except OSError as error:
+        logger.warning("job_not_tidied", job=job_id, error=str(error))
 
 
 def _tidy(broker: Broker, storage: Storage, job_id: str) -> None:

@@ -12,6 +12,7 @@ import io
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -24,6 +25,9 @@ from shared.storage.digests import sha256
 from shared.worker.loop import Turn
 
 logger = structlog.get_logger()
+
+SECOND_LOOK_SECONDS = 1.0
+"""Before a checkpoint counts as lost."""
 
 KEPT_SECONDS = 5.0
 """``appendfsync everysec`` loses one second, two when the disk is slow."""
@@ -94,13 +98,16 @@ class WorkFiles:
 
         The job is told of a loss: it costs time, not the job.
         """
-        try:
-            data = self._turn.storage.read_bytes(pointer["name"])
-        except FileNotFoundError:
-            data = b""
-        if sha256(data) == pointer["sha256"]:
-            state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            return state
+        data = b""
+        for is_last in (False, True):
+            # The storage says that a file is missing only when it is there itself; half a file may be a bad moment.
+            with suppress(FileNotFoundError):
+                data = self._turn.storage.read_bytes(pointer["name"])
+            if sha256(data) == pointer["sha256"]:
+                state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+                return state
+            if not is_last:
+                self._turn.pause(SECOND_LOOK_SECONDS)
         logger.warning("checkpoint_lost", name=pointer["name"], bytes=len(data))
         self._turn.report(EventType.CHECKPOINT_LOST, {"name": pointer["name"]})
         return None

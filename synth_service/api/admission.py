@@ -16,7 +16,6 @@ from shared.specs.architectures import check_factory_allowed
 from shared.specs.named_files import named_checkpoints, named_shards
 from shared.storage import PathOutsideStorage, Storage, model_paths
 from shared.storage.model_paths import referred_to
-from synth_service.api.files import is_there
 from synth_service.api.problems import Problem
 from synth_service.wire import FieldError
 
@@ -94,7 +93,7 @@ def _unusable(field: str, names: Iterable[str], storage: Storage) -> Iterator[tu
     """The first of the files that cannot be used, if one cannot."""
     for name in names:
         try:
-            if is_there(storage, name):
+            if storage.exists(name):
                 continue
         except PathOutsideStorage as error:
             hint = "Write a path relative to the storage root, such as `teachers/mine.safetensors`."

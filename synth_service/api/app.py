@@ -5,11 +5,15 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
+import redis
+import structlog
+from anyio.to_thread import run_sync
 from fastapi import FastAPI
 
 from shared.broker import Broker
 from shared.settings import Settings
 from shared.storage import Storage
+from shared.storage.identity import StorageIdentity
 from synth_service.api import dashboard
 from synth_service.api.dashboard.problem_pages import ProblemPageMiddleware
 from synth_service.api.examples import add_examples
@@ -37,6 +41,8 @@ from synth_service.api.security.headers import OriginMiddleware, SecurityHeaders
 from synth_service.api.security.rate_limits import RateLimiter, RateLimitMiddleware
 from synth_service.api.security.sessions import Sessions
 
+logger = structlog.get_logger()
+
 REDIS_TIMEOUT_SECONDS = 2.0
 REDIS_RETRIES = 1
 """A client hears 503 within seconds and can decide itself how long to go on trying."""
@@ -53,6 +59,14 @@ class Api(FastAPI):
         return self.openapi_schema
 
 
+def _compare_storage(app: FastAPI) -> None:
+    """Learns which storage is the right one. What hinders that now, ``/readyz`` tells and tries again."""
+    try:
+        app.state.storage_identity.compare()
+    except (redis.RedisError, OSError) as error:
+        logger.warning("storage_not_confirmed", error=str(error))
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The API over the Redis and the storage of the settings. Connects to neither yet.
 
@@ -65,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await run_sync(_compare_storage, app)
         yield
         app.state.broker.close()
 
@@ -78,6 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
         timeout_seconds=REDIS_TIMEOUT_SECONDS,
     )
     app.state.storage = Storage(settings.storage)
+    app.state.storage_identity = StorageIdentity(app.state.storage, app.state.broker.storage_record)
     app.state.is_stopping = False
     app.state.sessions = Sessions(settings.api_keys, settings.session_hours, app.state.broker.session_secret)
     app.state.wrong_keys = RateLimiter(WRONG_KEYS_PER_SECOND, settings.max_wrong_keys)

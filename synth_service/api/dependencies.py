@@ -8,6 +8,7 @@ from shared.broker import Broker
 from shared.jobs import JobRecord
 from shared.settings import Settings
 from shared.storage import Storage
+from shared.storage.identity import StorageIdentity
 from synth_service.api.problems import Problem
 from synth_service.api.security.auth import CallerInUse
 
@@ -25,12 +26,17 @@ async def _storage(request: Request) -> Storage:
     return cast(Storage, request.app.state.storage)
 
 
+async def _identity(request: Request) -> StorageIdentity:
+    return cast(StorageIdentity, request.app.state.storage_identity)
+
+
 async def _settings(request: Request) -> Settings:
     return cast(Settings, request.app.state.settings)
 
 
 BrokerInUse = Annotated[Broker, Depends(_broker)]
 StorageInUse = Annotated[Storage, Depends(_storage)]
+IdentityInUse = Annotated[StorageIdentity, Depends(_identity)]
 SettingsInUse = Annotated[Settings, Depends(_settings)]
 
 JobId = Annotated[str, Path(pattern=JOB_ID_PATTERN, description="Id of a job.")]

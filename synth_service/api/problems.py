@@ -20,6 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.broker import JobFinished, JobSucceeded, JobUnfinished, QueueFull
 from shared.specs.field_errors import described
+from shared.storage import StorageUnavailable
+from shared.storage.durable_files import is_full
 from synth_service.wire import FieldError, ProblemDetail
 
 logger = structlog.get_logger()
@@ -124,6 +126,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(JobUnfinished, _job_unfinished)
     app.add_exception_handler(JobSucceeded, _job_succeeded)
     app.add_exception_handler(redis.RedisError, _redis_problem)
+    app.add_exception_handler(OSError, _storage_problem)
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
@@ -180,6 +183,19 @@ async def _redis_problem(request: Request, error: Exception) -> Response:
         logger.warning("redis_unavailable", path=request.url.path, error=str(error))
         detail = "The Redis server does not answer, or accepts no writes."
         return Problem(503, "redis_unavailable", detail, headers={"Retry-After": "2"}).response()
+    logger.error("request_failed", path=request.url.path, exc_info=error)
+    return _internal_error().response()
+
+
+async def _storage_problem(request: Request, error: Exception) -> Response:
+    if isinstance(error, StorageUnavailable):
+        logger.warning("storage_unavailable", path=request.url.path, error=str(error))
+        detail = "The storage does not answer, refuses access, or is not the one of this deployment."
+        return Problem(503, "storage_unavailable", detail, headers={"Retry-After": "5"}).response()
+    if is_full(error):
+        logger.warning("storage_full", path=request.url.path, error=str(error))
+        hint = "Delete jobs or models that are no longer needed, or ask the operator for room."
+        return Problem(507, "storage_full", "The storage has no room for it.", hint=hint).response()
     logger.error("request_failed", path=request.url.path, exc_info=error)
     return _internal_error().response()
 

@@ -89,6 +89,7 @@ def _temporary(storage: Storage, folder: str) -> Iterator[Path]:
         finally:
             scratch.close()
         return
+    storage.confirm()  # into the mount point of a volume that is away nothing is written
     make_folder(local)
     path = local / temporary_name()
     try:

@@ -80,7 +80,7 @@ class Synthesis:
         self._images = position.images
         self._publisher = ShardPublisher(turn)
         self._preview = Preview(
-            turn.storage,
+            turn.storage.impatient(),
             turn.attempt.job_id,
             self._task.partition,
             turn.attempt.number,
@@ -131,7 +131,7 @@ class Synthesis:
         """Called by the writer while it is waited for; ``full`` says that it waits for room itself."""
         self._turn.check()
         if full is not None:
-            self._turn.storage_is_full(full)
+            self._turn.show_hold(full)
 
     # -- inversion ------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from shared.logs import in_this_context
 from shared.shards.format import SampleBatch, seal, write_shard
 from shared.shards.manifest import ImageFormat, ShardManifest
 from shared.storage import Storage
-from shared.storage.durable_files import is_full
+from shared.storage.outages import will_pass
 
 Payload = TypeVar("Payload")
 
@@ -173,7 +173,7 @@ class ShardWriter(Generic[Payload]):
             try:
                 sealed = self._write(index, first_image, batches, payload)
             except OSError as error:
-                if not is_full(error) or self._abandoned.wait(FULL_RETRY_SECONDS):
+                if not will_pass(error) or self._abandoned.wait(FULL_RETRY_SECONDS):
                     raise
                 self._full = error
             else:

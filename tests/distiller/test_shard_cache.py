@@ -12,7 +12,7 @@ import s3fs
 
 from distiller.shard_cache import FOLDER_LOCK, ShardCache
 from shared.storage import Storage
-from shared.storage.durable_files import TEMPORARY_PREFIX
+from shared.storage.names import TEMPORARY_PREFIX
 from tests.s3 import BUCKET, moto_server
 
 SIZE = 1000

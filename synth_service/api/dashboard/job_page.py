@@ -15,7 +15,6 @@ from starlette.responses import HTMLResponse
 
 from shared.jobs import JobRecord, State
 from shared.storage import job_paths
-from synth_service.api import files
 from synth_service.api.dashboard.charts import charts_of, histogram, points_for
 from synth_service.api.dashboard.job_history import SHARDS_PER_PAGE, JobHistories
 from synth_service.api.dashboard.rendering import render
@@ -33,6 +32,7 @@ REMEDIES = {
     "after its last sealed shard and checkpoint.",
     "internal_error": "The workers' logs have the whole traceback. Retry goes on from the last checkpoint.",
     "storage_full": "Make room in the storage. Work goes on by itself.",
+    "storage_unavailable": "Bring the storage back: mount, address, access, credentials. Work goes on by itself.",
 }
 OTHER_REMEDY = "Correct the specification and submit it again: it is below, with the command."
 
@@ -103,7 +103,7 @@ def show_picture(
     except Problem as problem:
         if problem.status_code != 404:
             raise
-    if target is None and files.is_there(storage, job_paths.grid(job.id)):
+    if target is None and storage.exists(job_paths.grid(job.id)):
         return get_grid(job, request, storage)
     return Response(status_code=204, headers={"Cache-Control": "no-store"})
 

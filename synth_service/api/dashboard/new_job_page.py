@@ -17,7 +17,6 @@ from shared.settings import Settings
 from shared.specs.architectures import ARCHITECTURES, ZOOS
 from shared.specs.presets import DEFAULT_PRESET, PRESETS
 from shared.storage import Storage
-from synth_service.api import files
 from synth_service.api.dashboard.job_form import form_sections, goal_of, shortest
 from synth_service.api.dashboard.rendering import render
 from synth_service.api.dependencies import JOB_ID_PATTERN, BrokerInUse, SettingsInUse, StorageInUse, existing_job
@@ -44,7 +43,7 @@ def new_job(
 ) -> HTMLResponse:
     """The form. What it is filled with can be changed before anything is submitted."""
     job: Mapping[str, Any] = {}
-    has_example = files.is_there(storage, DIGITS) and files.is_there(storage, DIGITS_TEACHER)
+    has_example = storage.exists(DIGITS) and storage.exists(DIGITS_TEACHER)
     if source is not None:
         job = shortest(existing_job(source, broker, caller).spec)
     elif example is not None and has_example:
@@ -69,7 +68,7 @@ def new_job(
 
 
 def _read_example(storage: Storage) -> Mapping[str, Any]:
-    written = yaml.safe_load(files.read(storage, DIGITS))
+    written = yaml.safe_load(storage.read_bytes(DIGITS))
     return written if isinstance(written, dict) else {}
 
 

@@ -85,7 +85,7 @@ def _members(job: JobRecord, broker: Broker, storage: Storage) -> list[Member]:
     sidecars = {manifest.sidecar_name: manifest for manifest in manifests.values()}
     left_out = (f"{job_paths.work(job.id)}/", f"{job_paths.previews(job.id)}/")
     found = []
-    for name, size in files.sizes(storage, folder).items():
+    for name, size in storage.sizes(folder).items():
         path = f"{job.id}/{name.removeprefix(folder).lstrip('/')}"
         if name.startswith(shards):
             file = name.removeprefix(shards)

@@ -14,6 +14,7 @@ from synth_service.api.dependencies import (
     JOB_ID_PATTERN,
     BrokerInUse,
     ExistingJob,
+    IdentityInUse,
     OwnJobId,
     SettingsInUse,
     StorageInUse,
@@ -43,6 +44,7 @@ def create_job(
     response: Response,
     broker: BrokerInUse,
     storage: StorageInUse,
+    identity: IdentityInUse,
     settings: SettingsInUse,
     caller: CallerInUse,
     idempotency_key: Annotated[
@@ -57,6 +59,7 @@ def create_job(
     """Queues a job and returns it at once. Poll `Location`, or listen to its events."""
     check_own_files(spec, broker, caller.owner_filter)
     spec = admit(spec, storage, settings, broker.models, caller.owner_filter)
+    identity.establish(in_empty_root=True)
     try:
         job = broker.jobs.create(
             spec,

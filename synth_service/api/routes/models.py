@@ -12,11 +12,11 @@ from fastapi.concurrency import run_in_threadpool
 
 from shared.broker import Broker, ModelInUse
 from shared.storage import Storage, model_paths
+from shared.storage.identity import StorageIdentity
 from shared.weight_files.fingerprints import recognize
 from shared.weight_files.inspection import CheckpointContent, UnreadableFile, UnsafePickle, inspect
 from shared.weight_files.model import Model
-from synth_service.api import files
-from synth_service.api.dependencies import BrokerInUse, SettingsInUse, StorageInUse
+from synth_service.api.dependencies import BrokerInUse, IdentityInUse, SettingsInUse, StorageInUse
 from synth_service.api.problems import Problem, documented
 from synth_service.api.security.auth import Caller, CallerInUse
 from synth_service.api.uploads import Received, received
@@ -52,6 +52,7 @@ async def upload_model(
     response: Response,
     broker: BrokerInUse,
     storage: StorageInUse,
+    identity: IdentityInUse,
     settings: SettingsInUse,
     caller: CallerInUse,
     filename: Annotated[str, Query(max_length=200, description="Name of the file, for people.")] = "weights",
@@ -66,13 +67,18 @@ async def upload_model(
             message = f"the body that arrived has the sha256 {upload.sha256}"
             error = FieldError(field="X-Checksum-Sha256", message=message)
             raise Problem(422, "checksum_mismatch", f"X-Checksum-Sha256: {message}.", errors=[error])
-        model = await run_in_threadpool(_store, upload, broker, storage, caller, model_paths.plain_filename(filename))
+        model = await run_in_threadpool(
+            _store, upload, broker, storage, identity, caller, model_paths.plain_filename(filename)
+        )
     response.headers["Location"] = f"/models/{model.id}"
     return model
 
 
-def _store(upload: Received, broker: Broker, storage: Storage, caller: Caller, filename: str) -> Model:
+def _store(
+    upload: Received, broker: Broker, storage: Storage, identity: StorageIdentity, caller: Caller, filename: str
+) -> Model:
     content = _content(upload)
+    identity.establish(in_empty_root=True)
     model_id = model_paths.new_model_id()
     likeness = recognize(content.tensors)
     model = Model(
@@ -90,7 +96,7 @@ def _store(upload: Received, broker: Broker, storage: Storage, caller: Caller, f
         num_classes=likeness.num_classes,
         input_channels=likeness.input_channels,
     )
-    files.put(storage, upload.path, model_paths.file(model_id, filename))
+    storage.put_file(upload.path, model_paths.file(model_id, filename), move=True)
     try:
         broker.models.create(model, content.tensors)
     except BaseException:
@@ -146,7 +152,7 @@ def delete_model(model_id: ModelId, broker: BrokerInUse, storage: StorageInUse, 
     except ModelInUse as error:
         hint = "Wait for the job, or cancel it."
         raise Problem(409, "model_in_use", f"{error} uses {model_id}.", hint=hint) from None
-    files.delete_tree(storage, model_paths.folder(model_id))
+    storage.delete_tree(model_paths.folder(model_id))
 
 
 def _existing(model_id: str, broker: Broker, caller: Caller) -> Model:

@@ -49,7 +49,7 @@ def get_shard(
     shard = f"{job_paths.shards(job.id)}/{name}"
     try:
         # The sidecar beside the file, and not the job's stream: one small read however many shards there are.
-        manifest = ShardManifest.model_validate_json(files.read(storage, f"{shard.removesuffix('.tar')}.json"))
+        manifest = ShardManifest.model_validate_json(storage.read_bytes(f"{shard.removesuffix('.tar')}.json"))
         return files.send(storage, shard, request, media_type="application/x-tar", etag=manifest.sha256)
     except NOT_THERE:
         detail = f"{job.id} has no shard {name}."

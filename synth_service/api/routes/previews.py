@@ -47,7 +47,7 @@ def get_preview(
         if names and files.matches(request, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         try:
-            strips = [decode_strip(files.read(storage, name)) for name in names]
+            strips = [decode_strip(storage.read_bytes(name)) for name in names]
         except FileNotFoundError:
             continue
         return Response(_grid(job, strips, target), headers=headers, media_type="image/png")
@@ -57,7 +57,7 @@ def get_preview(
 def _newest_strips(storage: Storage, job_id: str) -> list[str]:
     """Of each partition the strip of the newest attempt; those of the most images first."""
     newest: dict[int, tuple[int, int, str]] = {}
-    for name in files.names(storage, job_paths.previews(job_id)):
+    for name in storage.list(job_paths.previews(job_id)):
         partition, attempt, images = job_paths.parse_preview(name)
         newest[partition] = max(newest.get(partition, (-1, -1, "")), (attempt, images, name))
     ordered = sorted(newest.values(), key=lambda each: (-each[1], each[2]))

@@ -1,16 +1,18 @@
 """The service itself: is it alive and ready, what does it offer, who works for it."""
 
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 
 import anyio
+import redis
 from anyio.to_thread import run_sync
 from fastapi import APIRouter
 
 from shared.specs.architectures import ARCHITECTURES, ZOOS
 from shared.specs.presets import DEFAULT_PRESET, PRESETS, TEACHER_WEIGHTS
 from shared.storage import Storage
-from synth_service.api.dependencies import BrokerInUse, SettingsInUse, StorageInUse
+from shared.storage.identity import StorageIdentity
+from synth_service.api.dependencies import BrokerInUse, IdentityInUse, SettingsInUse, StorageInUse
 from synth_service.api.problems import Problem, documented
 from synth_service.wire import (
     ArchitectureDetail,
@@ -35,11 +37,11 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", response_model=Health, responses=documented(), summary="Ready?")
-async def readyz(broker: BrokerInUse, storage: StorageInUse) -> Health:
+async def readyz(broker: BrokerInUse, storage: StorageInUse, identity: IdentityInUse) -> Health:
     """Whether jobs can be taken: Redis answers and the storage can be written. 503 with the reason if not."""
     probes = (
         ("redis_unavailable", "Redis", broker.jobs.ping),
-        ("storage_unavailable", "The storage", lambda: _check_storage(storage)),
+        ("storage_unavailable", "The storage", lambda: _check_storage(storage, identity)),
     )
     reasons: dict[str, str] = {}
 
@@ -61,10 +63,10 @@ async def readyz(broker: BrokerInUse, storage: StorageInUse) -> Health:
     return Health()
 
 
-def _check_storage(storage: Storage) -> None:
-    """Raises what real work would meet. A folder that has gone is a disk that has: writing would make a new one."""
-    if "://" not in storage.root and not Path(storage.root).is_dir():
-        raise FileNotFoundError(f"the folder {storage.root} is gone")
+def _check_storage(storage: Storage, identity: StorageIdentity) -> None:
+    """Raises what real work would meet, on this storage and no other."""
+    with suppress(redis.RedisError):  # said by the other probe
+        identity.compare()
     storage.check_writable()
 
 

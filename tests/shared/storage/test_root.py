@@ -12,7 +12,7 @@ import pytest
 import s3fs
 
 from shared.storage import PathOutsideStorage, Storage, check_name
-from shared.storage.durable_files import TEMPORARY_PREFIX
+from shared.storage.names import TEMPORARY_PREFIX
 from tests.s3 import BUCKET, moto_server
 
 

@@ -140,7 +140,7 @@ def test_what_is_to_be_stored_waits_for_room_and_the_job_says_so(broker: Broker,
     assert types(broker, job).count("storage_full") == 1
     stage = broker.jobs.get(job.id).stages.synthesis
     assert stage is not None
-    assert (stage.error and stage.error.code) == "storage_full"
+    assert stage.error is None  # it was shown for as long as it held the work up
 
 
 def test_a_worker_whose_task_was_taken_over_says_nothing_more(broker: Broker, job: JobRecord, run: Run) -> None:
