@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from shared.broker import keys
 from shared.broker.connection import Client
+from shared.broker.job_list import JobList
 from shared.broker.keys import Key
 from shared.broker.refusals import (
     IdempotencyConflict,
@@ -37,10 +38,11 @@ end
 for index = 2, #models, 2 do redis.call('SADD', models[index], job_id) end
 local names = {}
 for index, each in ipairs(totals) do names[index] = each[1] end
-redis.call('HSET', KEYS[1], 'id', job_id, 'name', name, 'metadata', metadata, 'spec', spec,
+redis.call('HSET', KEYS[1], 'id', job_id, 'name', name, 'name_folded', name_folded, 'metadata', metadata, 'spec', spec,
            'owner', owner, 'created_at', now(), 'tasks', cjson.encode(names))
 enter('queued')
 redis.call('ZADD', all_jobs, 0, job_id)
+if owner ~= '' then redis.call('ZADD', of_owner, 0, job_id) end
 redis.call('SADD', KEYS[5], job_id)
 for _, each in ipairs(totals) do
   local partition = string.match(each[1], ':(%d+)$')
@@ -60,8 +62,10 @@ def _create(
     *,
     all_jobs: Key,
     idempotency: Key,
+    of_owner: Key,
     models: Sequence[Key],
     name: str,
+    name_folded: str,
     metadata: str,
     spec: str,
     owner: str,
@@ -138,6 +142,7 @@ class Jobs:
 
     def __init__(self, client: Client) -> None:
         self._redis = client
+        self._list = JobList(client)
 
     def create(
         self,
@@ -168,8 +173,10 @@ class Jobs:
             Caller(job_id),
             all_jobs=keys.JOBS,
             idempotency=keys.idempotency(_digest(json.dumps([owner, idempotency_key]))),
+            of_owner=keys.of_owner(owner or ""),
             models=[key for model in _models_of(spec) for key in (keys.model(model), keys.model_jobs(model))],
             name=spec.name,
+            name_folded=spec.name.lower(),
             metadata=json.dumps(spec.metadata),
             spec=described,
             owner=owner or "",
@@ -215,31 +222,7 @@ class Jobs:
             name: only jobs whose name contains this, ignoring case.
             owner: only jobs that this API key started.
         """
-        found: list[JobRecord] = []
-        for record in self._newest_first(after, page=max(limit + 1, 50)):
-            if state not in (None, record.state) or owner not in (None, record.owner):
-                continue
-            if name and name.lower() not in record.name.lower():
-                continue
-            if len(found) == limit:
-                return found, True
-            found.append(record)
-        return found, False
-
-    def _newest_first(self, after: str | None, page: int) -> Iterator[JobRecord]:
-        """All jobs before ``after``, two round trips a page."""
-        upper = f"({after}" if after else "+"
-        while True:
-            ids = self._redis.zrange(keys.JOBS, upper, "-", desc=True, bylex=True, offset=0, num=page)
-            with self._redis.pipeline(transaction=False) as pipeline:
-                for job_id in ids:
-                    pipeline.hgetall(keys.job(job_id))
-                for fields in pipeline.execute():
-                    if fields:
-                        yield record_from_fields(fields)
-            if len(ids) < page:
-                return
-            upper = f"({ids[-1]}"
+        return self._list.page(after=after, limit=limit, state=state, name=name, owner=owner)
 
     def cancel(self, job_id: str) -> JobRecord:
         """Asks a job to stop; what was made so far stays.

@@ -60,6 +60,16 @@ def queue(role: Role) -> Key:
     return Key(f"{PREFIX}queue:{role}")
 
 
+def in_state(state: str) -> Key:
+    """Sorted set of the ids of the jobs in a state, like ``JOBS``."""
+    return Key(f"{JOBS}:in:{state}")
+
+
+def of_owner(owner: str) -> Key:
+    """Sorted set of the ids of the jobs that an API key started, like ``JOBS``."""
+    return Key(f"{JOBS}:of:{owner}")
+
+
 def job(job_id: str) -> Key:
     """Hash: specification, state, tasks, counters."""
     return Key(f"{PREFIX}job:{job_id}")

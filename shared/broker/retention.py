@@ -21,7 +21,7 @@ if not state then return 'missing' end
 if not is_final(state) then return 'unfinished' end
 if is_held(dead_after_seconds) then return 'held' end
 for _, each in ipairs(tasks()) do drop_entry(each) end
-tally('jobs:' .. state, -1)
+leave_lists()
 redis.call('ZREM', all_jobs, job_id)
 redis.call('SREM', KEYS[5], job_id)
 redis.call('SREM', KEYS[6], job_id)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic, NamedTuple, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 from shared.broker.connection import Client
-from shared.broker.keys import EVENTS_KEPT, GROUP, NOBODY, STATISTICS, Key, of_job
+from shared.broker.keys import EVENTS_KEPT, GROUP, NOBODY, STATISTICS, Key, in_state, of_job, of_owner
 from shared.events import EventType
 from shared.jobs import Task
 
@@ -50,12 +50,24 @@ local function set(field, value) redis.call('HSET', KEYS[1], field, value) end
 -- Statistics of all jobs together: the one key that every script uses without being passed it.
 local function tally(what, amount) redis.call('HINCRBY', '{STATISTICS}', what, amount) end
 
--- Changes the job's state. Counted here, so that nobody ever has to look at all jobs to know how many are in which.
+-- Changes the job's state. Counted and listed here, so that nobody ever has to look at all jobs to know which are in
+-- which.
 local function enter(state)
   local before = get('state')
-  if before then tally('jobs:' .. before, -1) end
+  if before then
+    tally('jobs:' .. before, -1)
+    redis.call('ZREM', '{in_state("")}' .. before, job_id)
+  end
   tally('jobs:' .. state, 1)
+  redis.call('ZADD', '{in_state("")}' .. state, 0, job_id)
   set('state', state)
+end
+
+-- Takes a job that is about to go out of the lists of jobs.
+local function leave_lists()
+  tally('jobs:' .. get('state'), -1)
+  redis.call('ZREM', '{in_state("")}' .. get('state'), job_id)
+  redis.call('ZREM', '{of_owner("")}' .. (get('owner') or ''), job_id)
 end
 
 -- Tells how far the task is. A successor may begin behind its predecessor; what it does again counts again.

@@ -8,9 +8,9 @@ second announcement of the same index does nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from shared.broker import keys
 from shared.broker.attempts import Attempt, LeaseLost, unless_refused
@@ -89,6 +89,10 @@ return 'ok'
 def _consumed(*, shards: int, images: int) -> str: ...
 
 
+PAGE: Final = 500
+"""Manifests asked for at once."""
+
+
 @dataclass(frozen=True)
 class AnnouncedShard:
     """A shard with its place in the job's stream."""
@@ -165,7 +169,7 @@ class Shards:
 
     def manifests(self, job_id: str) -> list[ShardManifest]:
         """All shards of a job that count, in the order of their announcement."""
-        return [shard.manifest for shard in self._parse(self._redis.xrange(keys.shards(job_id)))]
+        return [shard.manifest for shard in self.until(job_id)]
 
     def is_announced(self, manifest: ShardManifest) -> bool:
         """Whether this very shard counts: what to ask before a refused one is removed.
@@ -173,11 +177,30 @@ class Shards:
         A refusal alone does not tell. When an answer was lost on the way, the announcement is sent again,
         and by then it can be refused although the first one counted.
         """
-        return any(counted.name == manifest.name for counted in self.manifests(manifest.job))
+        # From the newest back. A partition announces in the order of the index, so a shard of the same partition that
+        # is not younger ends the search: what was announced since is few, whatever the job has in all.
+        end = "+"
+        while True:
+            found = self._parse(self._redis.xrevrange(keys.shards(manifest.job), max=end, count=PAGE))
+            for shard in found:
+                counted = shard.manifest
+                if counted.partition == manifest.partition and counted.index <= manifest.index:
+                    return counted.name == manifest.name
+            if len(found) < PAGE:
+                return False
+            end = f"({found[-1].position}"
 
-    def until(self, job_id: str, position: str = "+") -> list[AnnouncedShard]:
-        """The shards up to and including a position, or all, in order."""
-        return self._parse(self._redis.xrange(keys.shards(job_id), max=position))
+    def until(self, job_id: str, position: str = "+") -> Iterator[AnnouncedShard]:
+        """The shards up to and including a position, or all, in order; a page at a time, so that the server and the
+        caller's memory bear a job of a million.
+        """
+        start = "-"
+        while True:
+            page = self._parse(self._redis.xrange(keys.shards(job_id), min=start, max=position, count=PAGE))
+            yield from page
+            if len(page) < PAGE:
+                return
+            start = f"({page[-1].position}"
 
     def read(
         self, job_id: str, after: str, *, count: int = 8, block_seconds: float = BLOCK_SECONDS

@@ -153,7 +153,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def set_aside(self, attempt: Attempt, place: int, consumed: bool) -> None:
         if attempt.task.role is not Role.DISTILLATION:
             return
-        shards = self.broker.shards.until(attempt.job_id)
+        shards = list(self.broker.shards.until(attempt.job_id))
         if place < len(shards):
             self._write(attempt, lambda: self.broker.shards.quarantine(attempt, shards[place], "x", consumed=consumed))
 
@@ -297,6 +297,12 @@ class BrokerMachine(RuleBasedStateMachine):
     def every_job_is_counted_in_its_state(self) -> None:
         counted = {state: int(self.broker.redis.hget(keys.STATISTICS, f"jobs:{state}") or 0) for state in State}
         assert counted == {**dict.fromkeys(State, 0), **Counter(self.broker.jobs.get(id_).state for id_ in self.known)}
+
+    @invariant()
+    def every_job_is_listed_in_its_state_alone(self) -> None:
+        listed = {state: set(self.broker.redis.zrange(keys.in_state(state), 0, -1)) for state in State}
+        states = {id_: self.broker.jobs.get(id_).state for id_ in self.known}
+        assert listed == {state: {id_ for id_ in states if states[id_] is state} for state in State}
 
 
 @pytest.mark.parametrize("steps", [50])

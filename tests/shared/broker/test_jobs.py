@@ -1,8 +1,10 @@
 """Creating, listing and cancelling jobs."""
 
+from typing import Any
+
 import pytest
 
-from shared.broker import Broker, JobFinished, QueueFull
+from shared.broker import Broker, JobFinished, QueueFull, job_list, keys
 from shared.errors import UserError
 from shared.jobs import Role, State
 from tests.specs import small_job
@@ -61,6 +63,87 @@ def test_listing_filters_by_state_and_name(broker: Broker) -> None:
 
     assert [record.id for record in found] == [kept.id]
     assert not more
+
+
+def test_listing_by_state_and_owner_finds_few_jobs_among_many_without_a_look_at_the_others(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = [broker.jobs.create(small_job(), owner="me").id for _ in range(3)]
+    for _ in range(40):
+        broker.jobs.create(small_job(), owner="you")
+    broker.jobs.cancel(mine[0])
+    read: list[str] = []
+
+    def note(fields: object, **_: object) -> dict[str, str]:
+        read.append("")
+        return _pairs(fields)
+
+    broker.redis.set_response_callback("HGETALL", note)
+
+    assert {job.id for job in broker.jobs.list(owner="me")[0]} == set(mine)
+    assert [job.id for job in broker.jobs.list(state=State.CANCELLED)[0]] == mine[:1]
+    assert {job.id for job in broker.jobs.list(state=State.QUEUED, owner="me")[0]} == set(mine[1:])
+    assert broker.jobs.list(state=State.RUNNING)[0] == []
+    assert len(read) == 6
+
+
+def _pairs(fields: object) -> dict[str, str]:
+    if isinstance(fields, dict):
+        return fields
+    assert isinstance(fields, list)
+    return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def test_a_search_by_name_ignores_case_in_any_script(broker: Broker) -> None:
+    wanted = [broker.jobs.create(small_job(name="Ämter")).id]
+    for number in range(5):
+        broker.jobs.create(small_job(name=f"other {number}"))
+    wanted.append(broker.jobs.create(small_job(name="ämterliste")).id)
+    found, more = broker.jobs.list(name="ÄMTER")
+    first, there_is_more = broker.jobs.list(name="ämter", limit=1)
+
+    assert {job.id for job in found} == set(wanted)
+    assert not more
+    assert len(first) == 1
+    assert there_is_more
+
+
+def test_a_search_by_name_goes_on_where_the_server_let_others_in(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = broker.jobs.create(small_job(name="wanted"))
+    other = small_job(name="other")
+    for _ in range(job_list.LOOKS):
+        broker.jobs.create(other)
+    calls: list[object] = []
+    page = job_list._page
+
+    def counted(*args: Any, **more: Any) -> list[str]:
+        calls.append(args)
+        return page(*args, **more)
+
+    monkeypatch.setattr(job_list, "_page", counted)
+
+    assert [job.id for job in broker.jobs.list(name="want")[0]] == [wanted.id]
+    assert len(calls) == 2
+
+
+def test_the_lists_are_made_anew_on_a_server_that_older_versions_have_worked_with(broker: Broker) -> None:
+    job = broker.jobs.create(small_job(), owner="me")
+    broker.redis.delete(keys.in_state(State.QUEUED), keys.of_owner("me"))
+
+    assert [found.id for found in broker.jobs.list(state=State.QUEUED)[0]] == [job.id]
+    assert [found.id for found in broker.jobs.list(owner="me")[0]] == [job.id]
+
+
+def test_a_deleted_job_is_in_no_list(broker: Broker) -> None:
+    job = broker.jobs.create(small_job(), owner="me")
+    broker.jobs.cancel(job.id)
+
+    broker.retention.delete(job.id, lease_seconds=1)
+
+    assert broker.jobs.list(owner="me") == broker.jobs.list(state=State.CANCELLED) == broker.jobs.list() == ([], False)
+    assert not broker.redis.keys(f"{keys.JOBS}:in:*") + broker.redis.keys(f"{keys.JOBS}:of:*")
 
 
 def test_a_full_queue_refuses_and_stores_nothing(broker: Broker) -> None:

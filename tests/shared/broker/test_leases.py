@@ -224,6 +224,23 @@ def test_an_expired_claim_is_found_behind_any_number_of_live_ones(patient: Broke
     assert again.job_id == jobs[-1].id
 
 
+def test_looking_for_an_expired_claim_is_one_round_trip_however_many_are_alive(patient: Broker) -> None:
+    for _ in range(25):
+        patient.jobs.create(small_job())
+        assert claim(patient)
+    before = commands(patient)
+
+    assert patient.leases.claim(Role.SYNTHESIS, "idle", block_seconds=0.001) is None
+
+    # The search, the look for a new entry, and the two questions for the count itself.
+    assert commands(patient) - before <= 4
+
+
+def commands(broker: Broker) -> int:
+    """What the server has received over the connection of this broker, scripts counting as one."""
+    return int(broker.redis.client_info()["tot-cmds"])
+
+
 def test_a_live_worker_keeps_its_task_whoever_is_handed_the_entry(patient: Broker) -> None:
     broker = patient
     broker.jobs.create(small_job())

@@ -1,5 +1,8 @@
 """Shards, students, events and metrics."""
 
+import dataclasses
+from typing import Any
+
 import pytest
 
 from shared.broker import AnnouncedShard, Broker, StudentSnapshot
@@ -55,11 +58,50 @@ def test_shards_are_read_in_order_from_a_position(broker: Broker, job: JobRecord
 
     assert [shard.manifest.index for shard in first + rest] == [0, 1, 2]
     assert nothing == []
-    assert broker.shards.until(job.id, first[-1].position) == first
+    assert list(broker.shards.until(job.id, first[-1].position)) == first
 
 
 def damage(broker: Broker, job: JobRecord, number: int) -> AnnouncedShard:
     return broker.shards.read(job.id, "0", count=10)[number]
+
+
+def test_all_shards_of_a_long_job_are_read_a_page_at_a_time(
+    broker: Broker, job: JobRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.broker.shards.PAGE", 3)
+    attempt = claim(broker)
+    for index in range(7):
+        broker.shards.announce(attempt, manifest_of(attempt, index), {})
+
+    everything = list(broker.shards.until(job.id))
+
+    assert [shard.manifest.index for shard in everything] == list(range(7))
+    assert list(broker.shards.until(job.id, everything[2].position)) == everything[:3]
+
+
+def test_a_shard_is_known_to_count_without_a_look_at_all(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.broker.shards.PAGE", 2)
+    broker.jobs.create(small_job(synthesis={"partitions": 2}))
+    attempts = [claim(broker), claim(broker)]
+    for index in range(6):
+        for attempt in attempts:
+            broker.shards.announce(attempt, manifest_of(attempt, index), {})
+    stranger = manifest_of(dataclasses.replace(attempts[0], number=2), 5)
+    asked: list[object] = []
+    xrevrange = broker.redis.xrevrange
+
+    def counted(*args: Any, **more: Any) -> Any:
+        asked.append(args)
+        return xrevrange(*args, **more)
+
+    monkeypatch.setattr(broker.redis, "xrevrange", counted)
+
+    assert broker.shards.is_announced(manifest_of(attempts[1], 5))
+    assert broker.shards.is_announced(manifest_of(attempts[0], 0))
+    asked.clear()
+    assert not broker.shards.is_announced(stranger)
+    assert not broker.shards.is_announced(manifest_of(attempts[0], 6))
+    assert len(asked) <= 2
 
 
 def test_a_shard_that_is_set_aside_is_owed_once_and_made_good_by_another(broker: Broker, job: JobRecord) -> None:
