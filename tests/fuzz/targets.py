@@ -25,7 +25,7 @@ from shared.errors import UserError
 from shared.shards.patterns import expand_shards
 from shared.shards.reader import iter_samples
 from shared.specs import JobSpec
-from shared.weight_files.fingerprints import recognise
+from shared.weight_files.fingerprints import recognize
 from shared.weight_files.inspection import UnreadableFile, UnsafePickle, inspect
 from synth_service.api.dashboard.job_form import form_sections, goal_of, shortest
 from tests.attack.checkpoints import GOOD, archive, legacy, mapping, pickled, safetensors, tensor
@@ -64,7 +64,7 @@ def check_checkpoint(data: bytes) -> None:
         content = inspect(path)
         assert content.parameters >= 0
         content.model_dump_json().encode()
-        recognise(content.tensors)
+        recognize(content.tensors)
 
 
 def checkpoint_seeds() -> list[bytes]:
