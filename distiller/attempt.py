@@ -9,11 +9,13 @@ position) is one checkpoint file; images are read again from the shards.
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import structlog
 import torch
+from numpy.typing import NDArray
 
 from distiller.evaluation import Evaluation, Evaluator
 from distiller.export import export_student
@@ -47,16 +49,16 @@ def distil(turn: Turn) -> None:
         UserError: the job cannot work as written.
         LeaseLost, JobStopped, WorkerStopping: as ``Turn.check``; on the last a checkpoint is left.
     """
-    run = Distillation(turn)
-    run.resume()
-    try:
-        while True:
-            run.train()
-            if run.complete():
-                return
-    except WorkerStopping:
-        run.save_checkpoint()
-        raise
+    with closing(Distillation(turn)) as run:
+        run.resume()
+        try:
+            while True:
+                run.train()
+                if run.complete():
+                    return
+        except WorkerStopping:
+            run.save_checkpoint()
+            raise
 
 
 class Distillation:
@@ -78,7 +80,7 @@ class Distillation:
         self._trainer = Trainer(
             self._spec, self._student, teacher, input=spec.teacher.input, seed=spec.seed, device=device
         )
-        self._pool = ImagePool(self._spec.pool_capacity, spec.teacher.input.shape, device)
+        self._pool = self._build_pool(device)
         self._sampling = torch.Generator().manual_seed(spec.seed)
         self._evaluator = self._build_evaluator(teacher, device)
         self._source = JobShards(turn) if spec.shards is None else ExistingDataset(turn, spec.shards)
@@ -110,6 +112,27 @@ class Distillation:
             batch_size=evaluation.batch_size,
             device=device,
         )
+
+    def _build_pool(self, device: torch.device) -> ImagePool:
+        spec, settings = self._turn.spec, self._turn.settings
+        pool = ImagePool(
+            self._spec.pool_capacity,
+            spec.teacher.input.shape,
+            device,
+            memory_bytes=settings.pool_memory_bytes,
+            folder=settings.pool_folder,
+            disk_bytes=settings.pool_disk_bytes,
+        )
+        if spec.synthesis is not None:
+            pool.require_room(spec.synthesis.num_images)
+        return pool
+
+    def _fill_pool(self, images: NDArray[np.uint8]) -> None:
+        self._turn.persist(lambda: self._pool.add(torch.from_numpy(images)))
+
+    def close(self) -> None:
+        """Gives up what the attempt holds outside of memory."""
+        self._pool.close()
 
     # -- training -------------------------------------------------------------------------------------
 
@@ -144,7 +167,7 @@ class Distillation:
     def _take(self, *, block_seconds: float) -> None:
         shards = self._source.shards
         for images in self._source.take(block_seconds=block_seconds):
-            self._pool.add(torch.from_numpy(images))
+            self._fill_pool(images)
             if self._is_lockstep:
                 self._catch_up()
         if self._source.shards != shards or block_seconds:
@@ -221,7 +244,7 @@ class Distillation:
             # From the beginning, or once more from there: the shards are all still to be had.
             return
         for images in self._source.refill(state["source"]):
-            self._pool.add(torch.from_numpy(images))
+            self._fill_pool(images)
         self._trainer.load_state_dict(state["trainer"])
         self._pool.load_state_dict(state["pool"])
         self._sampling.set_state(state["sampling"])

@@ -1,4 +1,4 @@
-"""The synthetic images a student is trained on, 8 bits each, in host memory.
+"""The synthetic images a student is trained on, 8 bits each, in host memory and, beyond a limit, on disk.
 
 Image number k of a job, counted in the order of arrival, lives in slot k mod capacity: when the pool is
 full the oldest give way. Nothing else decides what is where, so a successor that adds the same shards in
@@ -6,32 +6,44 @@ the same order holds the same pool, and the state to save is a few numbers and n
 
 Batches are drawn in epochs: every image once, in random order, before any again. That has less variance
 than independent draws. An epoch ends early when images arrive, so that new ones are drawn at once.
+
+Within an epoch the next batch is known beforehand. Where part of the pool lies on disk it is read while the caller
+still computes with the last one; what is drawn does not depend on that.
 """
 
 from __future__ import annotations
 
-import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-FIRST_CHUNK_BYTES = 4 * 2**20
+from distiller.image_store import ImageStore, PendingRead
 
 
 class ImagePool:
-    """A ring of uint8 images that grows with what it holds. Not for use by several threads at once.
-
-    Memory comes in chunks, each as large as all before it together: none is ever copied or moved, a batch is
-    collected from few of them, and at most half of what is allocated is unused.
+    """A ring of uint8 images that grows with what it holds. Not for use by several threads at once; close it after use.
 
     Args:
         capacity: images kept at most.
         shape: (channels, height, width) of every image.
-        device: where batches go. For CUDA the pool is pinned, so that the copy does not hold up the host.
+        device: where batches go.
+        memory_bytes: most that lies in memory; None for no limit.
+        folder: for what does not; None for the system's temporary folder.
+        disk_bytes: most that may lie there.
     """
 
-    def __init__(self, capacity: int, shape: tuple[int, int, int], device: torch.device) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        shape: tuple[int, int, int],
+        device: torch.device,
+        *,
+        memory_bytes: int | None = None,
+        folder: Path | None = None,
+        disk_bytes: int = 0,
+    ) -> None:
         if capacity < 1:
             raise ValueError(f"distillation.pool_capacity is {capacity}; the pool must hold at least one image")
         self.capacity = capacity
@@ -39,8 +51,15 @@ class ImagePool:
         self.device = device
         self.images_seen = 0
         """Images ever added, also those that gave way since."""
-        self._chunks: list[Tensor] = []
-        self._starts: list[int] = []  # the slot with which each chunk begins
+        self._store = ImageStore(
+            shape,
+            capacity,
+            memory_bytes=memory_bytes,
+            folder=folder,
+            disk_bytes=disk_bytes,
+            pinned=device.type == "cuda",
+        )
+        self._ahead: PendingRead | None = None  # the next batch, as far as it lies on disk
         self._order = torch.empty(0, dtype=torch.int64)  # slots in the order of this epoch
         self._drawn = 0  # of this epoch
         self._images_seen_at_shuffle = 0
@@ -53,25 +72,37 @@ class ImagePool:
     @property
     def nbytes(self) -> int:
         """Allocated memory in bytes."""
-        return sum(chunk.nbytes for chunk in self._chunks)
+        return self._store.nbytes
+
+    def require_room(self, images: int) -> None:
+        """Refuse a job of so many images whose pool this distiller will never hold.
+
+        Raises:
+            UserError: ``pool_does_not_fit``.
+        """
+        self._store.require_room(min(images, self.capacity))
 
     def add(self, images: Tensor) -> None:
         """Append images, in the place of the oldest once the pool is full.
 
         Args:
             images: uint8 (N, C, H, W) in host memory; copied.
+
+        Raises:
+            UserError: ``pool_does_not_fit``.
+            OSError: the disk is full; the same call may be made again.
         """
         if images.dtype != torch.uint8 or images.shape[1:] != self.shape:
             raise ValueError(
                 f"the pool holds uint8 images of {self.shape}, not {images.dtype} of {tuple(images.shape[1:])}"
             )
+        self._forget_ahead()
         kept = images[-self.capacity :]
         number = self.images_seen + len(images) - len(kept)
         while len(kept) > 0:
             slot = number % self.capacity
-            chunk, offset = self._chunk_of(slot)
-            part = kept[: len(chunk) - offset]
-            chunk[offset : offset + len(part)].copy_(part)
+            part = kept[: self.capacity - slot]
+            self._store.write(slot, part)
             kept = kept[len(part) :]
             number += len(part)
         self.images_seen += len(images)
@@ -100,7 +131,14 @@ class ImagePool:
             self._drawn += len(part)
             missing -= len(part)
             parts.append(part)
-        return self._collect(torch.cat(parts)).to(self.device, non_blocking=True)
+        images = self._read(torch.cat(parts))
+        self._read_ahead(batch_size)
+        return images.to(self.device, non_blocking=True)
+
+    def close(self) -> None:
+        """Gives up what lies on disk."""
+        self._forget_ahead()
+        self._store.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the epoch stands. The generator's own state and the images are the caller's to keep."""
@@ -131,25 +169,22 @@ class ImagePool:
         self._order = torch.randperm(len(self), generator=generator)
         self._drawn = 0
 
-    def _chunk_of(self, slot: int) -> tuple[Tensor, int]:
-        """The chunk with a slot, allocated if need be, and the slot's offset in it."""
-        while (allocated := sum(map(len, self._chunks))) <= slot:
-            length = max(allocated, FIRST_CHUNK_BYTES // math.prod(self.shape), 1)
-            self._starts.append(allocated)
-            self._chunks.append(self._empty(min(length, self.capacity - allocated)))
-        number = max(i for i, start in enumerate(self._starts) if start <= slot)
-        return self._chunks[number], slot - self._starts[number]
-
-    def _collect(self, slots: Tensor) -> Tensor:
+    def _read(self, slots: Tensor) -> Tensor:
         """The images of the slots, in their order: uint8 (N, C, H, W) in host memory."""
-        batch = self._empty(len(slots))
-        if len(self._chunks) == 1:
-            return torch.index_select(self._chunks[0], 0, slots, out=batch)
-        chunk_numbers = torch.bucketize(slots, torch.tensor(self._starts), right=True) - 1
-        for number, (chunk, start) in enumerate(zip(self._chunks, self._starts, strict=True)):
-            places = (chunk_numbers == number).nonzero().squeeze(1)
-            batch.index_copy_(0, places, chunk.index_select(0, slots[places] - start))
-        return batch
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and torch.equal(ahead.slots, slots):
+            return ahead.result()
+        if ahead is not None:
+            ahead.abandon()
+        return self._store.begin_read(slots).result()
 
-    def _empty(self, count: int) -> Tensor:
-        return torch.empty((count, *self.shape), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+    def _read_ahead(self, batch_size: int) -> None:
+        """Begin with the batch that comes next if nothing arrives, unless it needs the next epoch's order."""
+        following = self._order[self._drawn : self._drawn + batch_size]
+        if self._store.uses_disk and len(following) == batch_size:
+            self._ahead = self._store.begin_read(following)
+
+    def _forget_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.abandon()
+            self._ahead = None

@@ -1,4 +1,4 @@
-"""Trains a student to answer like its teacher: one call of ``step`` is one SGD step on one batch.
+"""Trains a student to answer like its teacher: one call of ``step`` is one optimizer step on one batch.
 
 A step is launched and not waited for: losses add up on the device and come to the host only with
 ``metrics``. Everything random comes from one generator on the CPU and the learning rate from the step's
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from distiller.kd_losses import distillation_loss
 from shared.errors import UserError
 from shared.networks.devices import autocast, explain_out_of_memory, gradient_scaler
-from shared.networks.image_operations import BatchAugmentation, Normalization, to_pixels
+from shared.networks.image_operations import BatchAugmentation, BatchMixing, Normalization, to_pixels
 from shared.specs import DistillationSpec, InputSpec
 
 
 class Trainer:
-    """SGD with momentum on the distillation loss, as the spec says.
+    """SGD with momentum, or AdamW, on the distillation loss, as the spec says.
 
     Both networks are moved to the device in channels_last format, which makes a step about a fifth
     faster on a CPU (resnet20 → resnet8 and wrn16_1 → wrn16_1) and suits tensor cores. The teacher is put
@@ -59,17 +59,12 @@ class Trainer:
         self.student = _channels_last(student, device)
         self.teacher = _channels_last(teacher, device).eval()
         self.augment = BatchAugmentation(spec.augmentation, (input.height, input.width))
+        self.mix = None if spec.mix is None else BatchMixing(spec.mix, spec.mix_alpha)
         self.normalize = Normalization(input).to(device)
         self.generator = torch.Generator().manual_seed(seed)
         """Saved with the trainer. Pass it to ``ImagePool.sample`` too and there is no other to keep."""
         self.step_count = 0
-        self._optimizer = torch.optim.SGD(
-            self.student.parameters(),
-            lr=spec.learning_rate,
-            momentum=spec.momentum,
-            weight_decay=spec.weight_decay,
-            fused=True,  # one kernel, and the only form that skips an overflown float16 step without a sync
-        )
+        self._optimizer = _optimizer(spec, self.student)
         self._scaler = gradient_scaler(device)
         self._loss_sum = torch.zeros((), device=device)
         self._steps_in_sum = 0
@@ -146,9 +141,12 @@ class Trainer:
         self._steps_in_sum = state["steps_in_sum"]
 
     def _prepare(self, batch: Tensor) -> Tensor:
-        """Augmented, normalized, channels_last. Bytes are augmented, since they are a quarter of the memory."""
+        """Augmented, mixed, normalized, channels_last. Bytes are augmented, since they are a quarter of the memory."""
         augmented = self.augment(batch.to(self.device, non_blocking=True), self.generator)
-        images: Tensor = self.normalize(to_pixels(augmented.to(memory_format=torch.channels_last)))
+        pixels = to_pixels(augmented.to(memory_format=torch.channels_last))
+        if self.mix is not None:
+            pixels = self.mix(pixels, self.generator)
+        images: Tensor = self.normalize(pixels)
         return images
 
     def _loss(self, images: Tensor) -> Tensor:
@@ -180,14 +178,27 @@ class Trainer:
 
 
 def learning_rate_at(step: int, spec: DistillationSpec, steps: int) -> float:
-    """Half a cosine from ``learning_rate`` at step 0 to ``final_learning_rate`` at ``steps`` and beyond.
+    """Half a cosine from ``learning_rate`` to ``final_learning_rate`` at ``steps`` and beyond.
+
+    With a warm-up it begins after that; before, the rate rises along a line, which ends at ``learning_rate``.
 
     Args:
         step: from 0; the number of steps already made.
         steps: in all.
     """
-    remaining = (1 + math.cos(math.pi * min(step / steps, 1))) / 2
+    warmup = spec.learning_rate_warmup_steps
+    if step < warmup:
+        return spec.learning_rate * (step + 1) / warmup
+    remaining = (1 + math.cos(math.pi * min((step - warmup) / max(steps - warmup, 1), 1))) / 2
     return spec.final_learning_rate + (spec.learning_rate - spec.final_learning_rate) * remaining
+
+
+def _optimizer(spec: DistillationSpec, student: nn.Module) -> torch.optim.Optimizer:
+    # Fused: one kernel, and the only form that skips an overflown float16 step without a sync.
+    common: dict[str, Any] = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "fused": True}
+    if spec.optimizer == "adamw":
+        return torch.optim.AdamW(student.parameters(), **common)
+    return torch.optim.SGD(student.parameters(), momentum=spec.momentum, **common)
 
 
 def _channels_last(network: nn.Module, device: torch.device) -> nn.Module:

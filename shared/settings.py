@@ -75,6 +75,15 @@ class Settings(BaseSettings):
         None, description="Local folder in which distillers keep copies of shards from object storage. Unset: none."
     )
     cache_bytes: int = Field(10_000_000_000, ge=0, description="Most that the cache folder may hold.")
+    pool_memory_bytes: int = Field(
+        4_000_000_000, ge=0, description="Most memory that a distiller's pool of images takes; the rest lies on disk."
+    )
+    pool_disk_bytes: int = Field(
+        100_000_000_000, ge=0, description="Most disk space that a distiller's pool of images takes. 0: none."
+    )
+    pool_folder: Path | None = Field(
+        None, description="Local folder for that; best on a fast disk. Unset: the system's temporary folder."
+    )
     max_damaged_shards: int = Field(
         16, ge=0, description="Shards found damaged and made again before the job fails instead."
     )

@@ -11,9 +11,11 @@ Image *files* are the business of ``shared.shards.image_codec``.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from scipy.special import betaincinv
 from torch import Tensor, nn
 
 from shared.specs import AugmentationSpec, InputSpec
@@ -161,3 +163,47 @@ class BatchAugmentation:
         if not images.is_floating_point():
             result = result.round_().clamp_(0, 255)
         return result.to(images.dtype)
+
+
+class BatchMixing:
+    """Mixes every image of a batch with another one of it: CutMix (Yun et al., 2019) or mixup (Zhang et al., 2018).
+
+    Labels are not needed: whoever trains on the result asks the teacher what it sees in the mixture. Shares, boxes and
+    partners are drawn per image.
+
+    Args:
+        kind: ``cutmix`` pastes a box of the other image at the same place; a box that reaches over the edge is cut off
+            there. ``mixup`` takes the weighted mean of both.
+        alpha: the share of the other image is drawn from Beta(alpha, alpha).
+    """
+
+    def __init__(self, kind: Literal["cutmix", "mixup"], alpha: float) -> None:
+        self.kind = kind
+        self.alpha = alpha
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Mixed images (N, C, H, W), float pixels, in the memory format of the input.
+
+        Args:
+            images: float pixels.
+            generator: on the CPU.
+        """
+        count, _, height, width = images.shape
+        partners = torch.randperm(count, generator=generator)
+        draws = torch.rand(3, count, generator=generator, dtype=torch.float64)
+        # The inverse of the distribution function: torch draws from Beta only by its global state.
+        shares = torch.from_numpy(betaincinv(self.alpha, self.alpha, draws[0].numpy()))
+        partners, draws, shares = (each.to(images.device, non_blocking=True) for each in (partners, draws, shares))
+        others = images[partners]
+        if self.kind == "mixup":
+            return torch.lerp(images, others, shares.to(images.dtype).view(-1, 1, 1, 1))
+        sides = shares.sqrt()
+        inside_rows = self._inside(height, draws[1], sides)  # (N, H)
+        inside_columns = self._inside(width, draws[2], sides)  # (N, W)
+        return torch.where((inside_rows[:, :, None] & inside_columns[:, None, :])[:, None], others, images)
+
+    @staticmethod
+    def _inside(size: int, centres: Tensor, sides: Tensor) -> Tensor:
+        """Which of ``size`` places lie in each image's interval: (N, size). Centres and sides are shares."""
+        places = (torch.arange(size, device=sides.device) + 0.5) / size
+        return (places - centres[:, None]).abs() < sides[:, None] / 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,9 +11,12 @@ from shared.specs.base import MAX_IMAGES, Spec, StoragePath, invalid
 
 ExportFormat = Literal["torchscript", "torch-export", "onnx"]
 
+ADAMW_DEFAULTS = {"learning_rate": 1e-3, "final_learning_rate": 0.0, "weight_decay": 0.01}
+"""As SRe2L trains on its images. SGD's step size would be two hundred times too large."""
+
 
 class DistillationSpec(Spec):
-    """How the student is trained: SGD with momentum on KL(teacher ‖ student) at a temperature."""
+    """How the student is trained: SGD or AdamW on KL(teacher ‖ student) at a temperature."""
 
     steps: int | None = Field(
         None, ge=1, le=100_000_000, description="Steps in all. Unset: steps_per_batch for each batch after the warm-up."
@@ -37,24 +40,50 @@ class DistillationSpec(Spec):
         description="With `free` pacing, the share of the steps that is kept until every image is in the pool.",
     )
     batch_size: int = Field(256, ge=2, le=65_536, description="Images per step.")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        "sgd",
+        description="`adamw` has defaults of its own: learning_rate 0.001, final_learning_rate 0, weight_decay 0.01.",
+    )
     learning_rate: float = Field(0.2, gt=0, le=100, description="Step size at the start; falls along a cosine.")
     final_learning_rate: float = Field(2e-4, ge=0, le=100, description="Step size at the end.")
+    learning_rate_warmup_steps: int = Field(
+        0, ge=0, le=100_000_000, description="Steps over which the step size first rises from zero, along a line."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
-    weight_decay: float = Field(1e-4, ge=0, le=1, description="Of SGD.")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="Of the optimizer.")
     temperature: float = Field(20.0, gt=0, le=1000, description="Softens both distributions before they are compared.")
     pool_capacity: int = Field(
-        1_000_000, ge=2, le=MAX_IMAGES, description="Images kept in memory, 8 bits each; beyond it the oldest give way."
+        1_000_000,
+        ge=2,
+        le=MAX_IMAGES,
+        description="Images kept to train on, 8 bits each, on disk where memory does not hold them; beyond it the "
+        "oldest give way.",
     )
     snapshot_every_steps: int = Field(
         200, ge=1, le=100_000_000, description="Steps between student snapshots for the adversarial term."
     )
     augmentation: AugmentationSpec = Field(default_factory=AugmentationSpec)
+    mix: Literal["cutmix", "mixup"] | None = Field(
+        None,
+        description="Mixes every image with another of its batch, and asks the teacher what it sees then. `cutmix` "
+        "pastes a box of the other, `mixup` takes the weighted mean.",
+    )
+    mix_alpha: float = Field(
+        1.0, gt=0, le=100, description="The share of the other image is drawn from Beta(mix_alpha, mix_alpha)."
+    )
     export: tuple[ExportFormat, ...] = Field(
         (),
         max_length=3,
         description="Files to make of the trained student besides its weights, for use without its code. A format that "
         "the network does not allow is left out, with the reason in the result.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_defaults_of_adamw(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("optimizer") != "adamw":
+            return data
+        return {**ADAMW_DEFAULTS, **data}
 
     @model_validator(mode="after")
     def _learning_rate_falls(self) -> Self:

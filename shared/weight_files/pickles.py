@@ -38,7 +38,7 @@ MAX_ELEMENTS = 2**48
 """Of one tensor. No file of weights holds as many; multiplying sizes without a bound takes minutes."""
 
 MAX_INDEX = 1_000_000
-"""Of a key that is a number, as optimisers have. Larger ones can be chosen to collide in a dictionary."""
+"""Of a key that is a number, as optimizers have. Larger ones can be chosen to collide in a dictionary."""
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -315,7 +315,7 @@ def _refused(opcode: int) -> ValueError:
 
 
 def _check_key(key: Any) -> None:
-    """Keys are names; optimisers count, and a setting may be under None. torch would hash whatever else stands here."""
+    """Keys are names; optimizers count, and a setting may be under None. torch would hash whatever else stands here."""
     if key is not None and not (type(key) in (int, bool) and 0 <= key <= MAX_INDEX):
         raise UnsafePickle(f"it has a dictionary with a key that is no name, but a {_kind(key)}")
 

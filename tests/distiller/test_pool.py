@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distiller import pool as pool_module
+from distiller import image_store
 from distiller.pool import ImagePool
 
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def test_draws_do_not_depend_on_how_the_images_were_grouped() -> None:
 
 
 def test_memory_follows_the_images_and_not_the_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "FIRST_CHUNK_BYTES", 4 * 16)
+    monkeypatch.setattr(image_store, "FIRST_CHUNK_BYTES", 4 * 16)
     pool = ImagePool(100_000_000, SHAPE, CPU)
     assert pool.nbytes == 0
     for added in range(1, 200):
@@ -89,7 +89,7 @@ def test_memory_follows_the_images_and_not_the_capacity(monkeypatch: pytest.Monk
 
 
 def test_memory_ends_at_the_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "FIRST_CHUNK_BYTES", 4 * 16)
+    monkeypatch.setattr(image_store, "FIRST_CHUNK_BYTES", 4 * 16)
     pool = ImagePool(50, SHAPE, CPU)
     for number in range(120):
         pool.add(numbered(number, 1))
@@ -98,7 +98,7 @@ def test_memory_ends_at_the_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_pool_of_many_chunks_draws_like_one_of_a_single_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     single = filled(200)
-    monkeypatch.setattr(pool_module, "FIRST_CHUNK_BYTES", 4 * 16)
+    monkeypatch.setattr(image_store, "FIRST_CHUNK_BYTES", 4 * 16)
     several = filled(200)
     one, other = seeded(), seeded()
     for _ in range(20):

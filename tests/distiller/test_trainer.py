@@ -237,3 +237,42 @@ def test_crop_padding_beyond_the_images_is_refused_before_any_step(teacher: nn.M
     spec = spec_of(augmentation=AugmentationSpec(crop_padding=5))
     with pytest.raises(ValueError, match="crop_padding is 5"):
         Trainer(spec, toy_network(seed=2), teacher, input=small, seed=0, device=CPU)
+
+
+def test_adamw_has_defaults_of_its_own_which_written_fields_win_over() -> None:
+    spec = DistillationSpec(optimizer="adamw", weight_decay=0.05)
+    assert (spec.learning_rate, spec.final_learning_rate, spec.weight_decay) == (1e-3, 0.0, 0.05)
+
+
+def test_a_step_with_adamw_is_torchs(teacher: nn.Module) -> None:
+    spec = spec_of(optimizer="adamw", learning_rate=1e-2, final_learning_rate=1e-2, weight_decay=0.1)
+    expected = toy_network(seed=2).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(expected.parameters(), lr=1e-2, weight_decay=0.1)
+    trainer = trainer_of(spec, teacher)
+    for step in range(3):
+        batch, _ = toy_images(16, seed=10 + step)
+        trainer.step(batch)
+        inputs = Normalization(INPUT)(to_pixels(batch.to(memory_format=torch.channels_last)))
+        optimizer.zero_grad()
+        distillation_loss(expected(inputs), teacher(inputs).detach(), 4.0).backward()
+        optimizer.step()
+    for one, other in zip(trainer.student.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_learning_rate_rises_along_a_line_and_then_falls_along_the_cosine() -> None:
+    spec = spec_of(learning_rate=1.0, final_learning_rate=0.0, learning_rate_warmup_steps=4)
+    rates = [learning_rate_at(step, spec, 12) for step in range(14)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[8] == pytest.approx(0.5)
+    assert rates[12:] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["cutmix", "mixup"])
+def test_mixing_is_drawn_from_the_trainers_generator(teacher: nn.Module, kind: str) -> None:
+    one, other = (trainer_of(spec_of(mix=kind), teacher) for _ in range(2))
+    plain = trainer_of(spec_of(), teacher)
+    for trainer in (one, other, plain):
+        trainer.step(toy_images(16, seed=1)[0])
+    assert same_state(one.student, other.student)
+    assert not same_state(one.student, plain.student)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shared.networks.image_operations import BatchAugmentation, Normalization, to_bytes, to_pixels
+from shared.networks.image_operations import BatchAugmentation, BatchMixing, Normalization, to_bytes, to_pixels
 from shared.specs import AugmentationSpec, InputSpec
 
 OFF = AugmentationSpec(crop_padding=0, horizontal_flip=False)
@@ -174,3 +174,27 @@ def test_padding_beyond_the_image_is_refused_by_name() -> None:
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(6, 8\) were given to an augmentation of \(8, 8\)"):
         BatchAugmentation(CROP, (8, 8))(random_images(), seeded())
+
+
+def test_cutmix_pastes_a_box_of_one_other_image_of_the_batch() -> None:
+    images = torch.arange(64.0).view(-1, 1, 1, 1).expand(-1, 3, 12, 20).contiguous()
+    mixed = BatchMixing("cutmix", 1.0)(images, torch.Generator().manual_seed(0))
+    shares = []
+    for own, image in zip(images[:, 0, 0, 0], mixed, strict=True):
+        foreign = image != own
+        shares.append(float(foreign.float().mean()))
+        assert len(image[foreign].unique()) <= 1
+        rows, columns = foreign[0].any(1), foreign[0].any(0)
+        assert bool((foreign == rows[:, None] & columns).all()), "the foreign pixels are no box"
+    # Half of the area on average, less what is cut off at the edges.
+    assert 0.2 < sum(shares) / len(shares) < 0.5
+
+
+def test_mixup_takes_the_weighted_mean_with_another_image() -> None:
+    images = torch.zeros(4096, 1, 1, 1)
+    images[:2048] = 1
+    mixed = BatchMixing("mixup", 0.5)(images, torch.Generator().manual_seed(0)).flatten()
+    between = mixed[(mixed > 0) & (mixed < 1)]
+    assert 1900 < len(between) < 2200  # those whose partner differs
+    assert float(between.mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(between.var()) == pytest.approx(1 / 8, abs=0.01)  # of Beta(0.5, 0.5)
