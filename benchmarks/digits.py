@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from torch import nn
 
 from benchmarks.records import REPOSITORY
 from distiller.evaluation import Evaluator
+from shared import seeds
 from shared.networks.building import build_network
 from shared.networks.weights import load_checkpoint
 from shared.shards.reader import iter_samples
 from shared.specs import JobSpec
+from shared.tasks.base import Task, build_task
 
 EXAMPLES = REPOSITORY / "examples"
 
@@ -34,21 +35,25 @@ def load_networks(job: JobSpec, device: torch.device) -> tuple[nn.Module, nn.Mod
     classes, shape = job.teacher.num_classes, job.teacher.input
     teacher = build_network(job.teacher, num_classes=classes, input=shape)
     load_checkpoint(teacher, EXAMPLES / job.teacher.checkpoint, field="teacher.checkpoint")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.seed)
+    with seeds.seeded_globally(job.seed, seeds.STUDENT):
         student = build_network(job.student, num_classes=classes, input=shape)
     return teacher.to(device), student.to(device)
+
+
+def task_of(job: JobSpec) -> Task:
+    """What the job's networks do."""
+    return build_task(job.teacher.task, job.teacher.num_classes)
 
 
 def build_evaluator(job: JobSpec, teacher: nn.Module, device: torch.device) -> Evaluator:
     """On the 450 digits that nothing was trained on."""
     assert job.evaluation is not None
     shape = job.teacher.input.shape
-    batches = list(iter_samples([EXAMPLES / job.evaluation.shards], shape, require_labels=True, num_classes=10))
+    task = task_of(job)
     return Evaluator(
-        torch.from_numpy(np.concatenate([batch.images for batch in batches])),
-        torch.from_numpy(np.concatenate([batch.targets for batch in batches])),
+        iter_samples([EXAMPLES / job.evaluation.shards], shape, labels=task.labels, require_labels=True),
         teacher,
+        task=task,
         input=job.teacher.input,
         batch_size=job.evaluation.batch_size,
         device=device,

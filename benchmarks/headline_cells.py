@@ -17,14 +17,15 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.digits import build_evaluator, digits_fields, load_networks
+from benchmarks.digits import build_evaluator, digits_fields, load_networks, task_of
 from benchmarks.records import Record
 from distiller.pool import ImagePool
 from distiller.trainer import Trainer
+from shared import seeds
 from shared.specs import JobSpec
-from synth_service.inversion import Inverter, SyntheticBatch, build_inverter
+from synth_service.inversion import Inverter, Setup, SyntheticBatch, build_inverter
 
 WARMUP_SHARE = 0.1
 CURVE_POINTS = 12
@@ -90,7 +91,10 @@ def measure_cell(method: Method, budget: Budget, seed: int, device: torch.device
     assert job.distillation is not None
     teacher, student = load_networks(job, device)
     evaluator = build_evaluator(job, teacher, device)
-    trainer = Trainer(job.distillation, student, teacher, input=job.teacher.input, seed=seed, device=device)
+    trainer = Trainer(
+        job.distillation, student, teacher, task=task_of(job), input=job.teacher.input, seed=seed, device=device
+    )
+    sampling = seeds.generator(seed, seeds.SAMPLING)
     pool = ImagePool(method.images, job.teacher.input.shape, device)
     maker = BatchMaker(method, job, teacher, device)
 
@@ -103,21 +107,19 @@ def measure_cell(method: Method, budget: Budget, seed: int, device: torch.device
         batch = maker.next()
         synthesis_seconds += time.perf_counter() - started
         pool.add(batch.images)
-        hits += float((batch.teacher_top1 == batch.targets).sum())
-        confidence += float(batch.teacher_confidence.sum())
+        hits += float((batch.described["teacher_top1"] == batch.targets).sum())
+        confidence += float(batch.described["teacher_confidence"].sum())
         goal = budget.kd_steps if done == method.rounds else steps_due(done, method.rounds, early_steps)
-        kd_seconds += train(trainer, pool, goal, budget.kd_batch)
+        kd_seconds += train(trainer, pool, goal, budget.kd_batch, sampling)
         if trainer.step_count:
             maker.use_student(student)
         if done % math.ceil(method.rounds / CURVE_POINTS) == 0 or done == method.rounds:
-            top1 = evaluator.evaluate(student).student_top1
+            top1 = evaluator.evaluate(student).metrics["student_top1"]
             curve.append((pool.images_seen, round(synthesis_seconds, 3), trainer.step_count, round(top1, 5)))
-    found = evaluator.evaluate(student)
+    found = evaluator.evaluate(student).metrics
     images = pool.images_seen
     return {
-        "student_top1": round(found.student_top1, 5),
-        "teacher_top1": round(found.teacher_top1, 5),
-        "agreement": round(found.agreement, 5),
+        **{name: round(value, 5) for name, value in found.items()},
         "images": images,
         "synthesis_seconds": round(synthesis_seconds, 3),
         "seconds_per_image": round(synthesis_seconds / images, 6),
@@ -130,11 +132,11 @@ def measure_cell(method: Method, budget: Budget, seed: int, device: torch.device
     }
 
 
-def train(trainer: Trainer, pool: ImagePool, goal: int, batch_size: int) -> float:
+def train(trainer: Trainer, pool: ImagePool, goal: int, batch_size: int, sampling: torch.Generator) -> float:
     """KD steps up to a goal; returns their seconds, to the end of the last one."""
     started = time.perf_counter()
     while trainer.step_count < goal:
-        trainer.step(pool.sample(batch_size, trainer.generator))
+        trainer.step(pool.sample(batch_size, sampling))
     trainer.metrics()
     return time.perf_counter() - started
 
@@ -147,6 +149,7 @@ class BatchMaker:
         self._job = job
         self._teacher = teacher
         self._device = device
+        self._task = task_of(job)
         self._made = 0
         self._student: nn.Module | None = None
         self._inverter = self._build(job.seed)
@@ -156,7 +159,7 @@ class BatchMaker:
         if not self._method.reuse and self._inverter.rounds:
             self._start_afresh()
         count = min(self._method.batch, self._method.images - self._made)
-        targets: Tensor = torch.arange(self._made, self._made + count) % self._job.teacher.num_classes
+        targets = self._task.targets(self._made, count)
         self._made += count
         return self._inverter.invert(targets)
 
@@ -173,13 +176,8 @@ class BatchMaker:
         self._inverter.load_state_dict(self._inverter.state_dict() | kept)
         self._inverter.use_student(self._student)
 
-    def _build(self, seed: int) -> Inverter:
+    def _build(self, seed: int) -> Inverter[Any]:
         assert self._job.synthesis is not None
-        return build_inverter(
-            self._job.synthesis,
-            self._teacher,
-            num_classes=self._job.teacher.num_classes,
-            input=self._job.teacher.input,
-            seed=seed,
-            device=self._device,
-        )
+        seed = seeds.partition_seed(seed)
+        setup = Setup(self._teacher, self._task, self._job.teacher.input, seed=seed, device=self._device)
+        return build_inverter(self._job.synthesis, setup)

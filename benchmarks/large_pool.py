@@ -29,6 +29,7 @@ from shared.shards.format import SampleBatch, write_shard
 from shared.shards.image_codec import Pixels
 from shared.shards.reader import iter_samples
 from shared.specs import AugmentationSpec, DistillationSpec, InputSpec
+from shared.tasks.base import build_task
 
 SHAPE = (3, 224, 224)
 IMAGES_PER_SHARD = 1000
@@ -52,7 +53,7 @@ def write_shards(folder: Path, images: int) -> list[Path]:
     for index in range(-(-images // IMAGES_PER_SHARD)):
         count = min(IMAGES_PER_SHARD, images - index * IMAGES_PER_SHARD)
         targets = np.arange(count)
-        batch = SampleBatch(shown[targets % DIFFERENT], targets, targets, np.ones(count), 1, 0)
+        batch = SampleBatch(shown[targets % DIFFERENT], targets, {"teacher_top1": targets}, 1, 0)
         path, _ = write_shard(
             folder,
             [batch],
@@ -114,7 +115,8 @@ def measure(images: int, memory_bytes: int, steps: int, batch_size: int, device:
         reads.append(time.perf_counter() - started)
     say("training")
     teacher, student = get_model("resnet18"), get_model("mobilenet_v3_small")
-    trainer = Trainer(spec, student, teacher, input=InputSpec(height=224, width=224), seed=0, device=device)
+    input, task = InputSpec(height=224, width=224), build_task("classification", 1000)
+    trainer = Trainer(spec, student, teacher, task=task, input=input, seed=0, device=device)
     one = pool.sample(batch_size, random)
     without, with_pool = [], []
     for _ in range(3):

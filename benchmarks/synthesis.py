@@ -40,12 +40,14 @@ from shared.networks.devices import choose_device
 from shared.shards.format import SampleBatch
 from shared.specs import FastMetaSynthesis, InputSpec, NetworkSpec
 from shared.storage import Storage
-from synth_service.inversion import SyntheticBatch, build_inverter
+from shared.tasks.base import build_task
+from synth_service.inversion import Setup, SyntheticBatch, build_inverter
 from synth_service.inversion.generator_inverter import GeneratorInverter
 from synth_service.synthesis.shard_writer import ShardWriter
 
 STUDENT = "wrn16_1"
 NUM_CLASSES = 10
+TASK = build_task("classification", NUM_CLASSES)
 WRITING_LIMIT = 0.03
 
 
@@ -75,12 +77,12 @@ class Rounds:
         spec = FastMetaSynthesis(
             num_images=10**6, batch_size=setting.batch, steps=setting.steps, generator_width=setting.generator_width
         )
-        inverter = build_inverter(spec, teacher, num_classes=NUM_CLASSES, input=shape, seed=0, device=device)
+        inverter = build_inverter(spec, Setup(teacher, TASK, shape, seed=0, device=device))
         assert isinstance(inverter, GeneratorInverter)
         inverter.use_student(student)
         self.inverter = inverter
         self.networks: tuple[nn.Module, ...] = (teacher, student, inverter.adapted)
-        self.targets = torch.arange(setting.batch) % NUM_CLASSES
+        self.targets = TASK.targets(0, setting.batch)
 
     def one(self) -> SyntheticBatch:
         """A round; its images are on the host when it returns."""
@@ -247,8 +249,7 @@ def samples(batch: SyntheticBatch, round_number: int) -> SampleBatch:
     return SampleBatch(
         images=batch.images.numpy(),
         targets=batch.targets.numpy(),
-        teacher_top1=batch.teacher_top1.numpy(),
-        teacher_confidence=batch.teacher_confidence.numpy(),
+        described={name: values.numpy() for name, values in batch.described.items()},
         round=round_number,
         student_version=1,
     )

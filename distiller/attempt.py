@@ -17,18 +17,20 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
-from distiller.evaluation import Evaluation, Evaluator
+from distiller.evaluation import Evaluator
 from distiller.export import export_student
 from distiller.pacing import pacing_of
 from distiller.pool import ImagePool
 from distiller.publisher import Publisher
 from distiller.sources import ExistingDataset, JobShards, dataset_paths
 from distiller.trainer import Trainer
+from shared import seeds
 from shared.broker.connection import BLOCK_SECONDS
 from shared.events import EventType
 from shared.jobs import Measurement
 from shared.networks.devices import choose_device
 from shared.shards.reader import iter_samples
+from shared.tasks.base import Evaluation
 from shared.worker.completion import finish
 from shared.worker.loop import Turn, WorkerStopping
 from shared.worker.models import Models
@@ -77,11 +79,18 @@ class Distillation:
         models = Models(spec, turn.storage, turn.scratch, turn.settings.allowed_factories)
         teacher = models.teacher().to(device)
         self._student = models.student().to(device)
+        self._task = models.task
         self._trainer = Trainer(
-            self._spec, self._student, teacher, input=spec.teacher.input, seed=spec.seed, device=device
+            self._spec,
+            self._student,
+            teacher,
+            task=self._task,
+            input=spec.teacher.input,
+            seed=spec.seed,
+            device=device,
         )
         self._pool = self._build_pool(device)
-        self._sampling = torch.Generator().manual_seed(spec.seed)
+        self._sampling = seeds.generator(spec.seed, seeds.SAMPLING)
         self._evaluator = self._build_evaluator(teacher, device)
         self._source = JobShards(turn) if spec.shards is None else ExistingDataset(turn, spec.shards)
         self._seconds = 0.0
@@ -93,21 +102,22 @@ class Distillation:
         evaluation, teacher_spec = self._turn.spec.evaluation, self._turn.spec.teacher
         if evaluation is None:
             return None
-        parts = [
-            samples
+        samples = (
+            batch
             for path in dataset_paths(self._turn, evaluation.shards, "evaluation.shards")
-            for samples in iter_samples(
+            for batch in iter_samples(
                 [path],
                 teacher_spec.input.shape,
+                labels=self._task.labels,
                 require_labels=True,
-                num_classes=teacher_spec.num_classes,
+                any_size=self._task.takes_other_sizes,
                 check=self._turn.check,
             )
-        ]
+        )
         return Evaluator(
-            torch.from_numpy(np.concatenate([part.images for part in parts])),
-            torch.from_numpy(np.concatenate([part.targets for part in parts])),
+            samples,
             teacher,
+            task=self._task,
             input=teacher_spec.input,
             batch_size=evaluation.batch_size,
             device=device,
@@ -208,13 +218,9 @@ class Distillation:
         if self._measured is None or self._measured[0] != step:
             found = self._evaluator.evaluate(self._student)
             self._measured = step, found
-            measurement = Measurement(
-                step=step,
-                student_top1=found.student_top1,
-                teacher_top1=found.teacher_top1,
-                agreement=found.agreement,
-            )
-            values = {"student_top1": found.student_top1, "agreement": found.agreement}
+            measurement = Measurement.of(step, found.metrics)
+            teachers = self._task.description.teacher_metric.name  # it never changes
+            values = {name: value for name, value in found.metrics.items() if name != teachers}
             told = {"step": step, **values}
             self._turn.report(EventType.EVALUATED, told, measurement=measurement, step=step, metrics=values)
         return self._measured[1]
@@ -268,11 +274,7 @@ class Distillation:
             **written,
         }
         if found is not None:
-            measured |= {
-                "teacher_top1": found.teacher_top1,
-                "student_top1": found.student_top1,
-                "agreement": found.agreement,
-            }
+            measured |= found.metrics | found.details
         measured |= export_student(turn, self._student)
         if finish(turn, measured):
             return True

@@ -1,4 +1,4 @@
-"""What a student is worth: its accuracy on labelled images and its agreement with the teacher.
+"""What a student is worth: how well it does its task on labelled images, and how often it agrees with the teacher.
 
 The images are measured on and never trained on. The result is that of the student as handed in; nothing
 here keeps a best over time, which would select on the test set.
@@ -7,8 +7,7 @@ here keeps a best over time, which would select on the test set.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +15,9 @@ from torch import Tensor, nn
 from shared.errors import UserError
 from shared.networks.devices import explain_out_of_memory
 from shared.networks.image_operations import Normalization, to_pixels
+from shared.shards.reader import Samples
 from shared.specs import InputSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Fractions in [0, 1] of the labelled images."""
-
-    student_top1: float
-    teacher_top1: float
-    agreement: float
-    """Student and teacher choose the same class, be it right or wrong."""
+from shared.tasks.base import Evaluation, Task
 
 
 class Evaluator:
@@ -35,77 +26,60 @@ class Evaluator:
     Networks run in float32 and eval mode, as a user will run them, and are left in the mode they came in.
 
     Args:
-        images: uint8 (N, C, H, W).
-        labels: int64 (N,).
-        teacher: normalized images (N, C, H, W) → logits (N, num_classes); already on the device.
+        samples: labelled images, each batch of one size; at least one image in all.
+        teacher: normalized images (N, C, H, W) → what the task takes for logits; already on the device.
+        task: what both networks do, and so what is measured.
         input: the teacher's normalization.
         batch_size: images per forward pass; ``evaluation.batch_size``.
         device: where to compute.
 
     Raises:
-        UserError: ``bad_evaluation_images`` or ``bad_evaluation_labels``: the set does not suit the teacher.
+        UserError: ``bad_evaluation_images``: there are none, or ``wrong_output_shape``.
     """
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
+        samples: Iterable[Samples],
         teacher: nn.Module,
+        *,
+        task: Task,
         input: InputSpec,
         batch_size: int,
         device: torch.device,
     ) -> None:
-        if len(images) == 0 or images.dtype != torch.uint8 or images.shape[1:] != input.shape:
-            raise UserError(
-                "bad_evaluation_images",
-                f"evaluation.shards holds {len(images)} images of {tuple(images.shape[1:])}; "
-                f"at least one of the teacher's shape {input.shape} is needed",
-            )
-        if labels.shape != images.shape[:1]:
-            raise UserError(
-                "bad_evaluation_labels",
-                f"evaluation.shards holds {len(images)} images but labels of shape {tuple(labels.shape)}",
-            )
+        self.task = task
         self.batch_size = batch_size
         self.device = device
         self.normalize = Normalization(input).to(device)
-        self._images = images.pin_memory() if device.type == "cuda" else images
-        self._labels = labels.to(device)
-        teacher_logits = self._logits(teacher)
-        self._check_labels(num_classes=teacher_logits.shape[1])
-        self._teacher_classes = teacher_logits.argmax(1)
+        self._images: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        for batch in samples:
+            images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.targets)
+            for start in range(0, len(images), batch_size):
+                part = images[start : start + batch_size]
+                self._images.append(part.pin_memory() if device.type == "cuda" else part)
+                self._labels.append(labels[start : start + batch_size].to(device))
+        if not self._images:
+            raise UserError("bad_evaluation_images", "evaluation.shards holds no images; at least one is needed")
+        self._teacher_says = list(self._answers(teacher, "the teacher"))
 
     def evaluate(self, student: nn.Module) -> Evaluation:
-        """Measure a student (normalized images → logits, on the device). Waits for the device once."""
-        classes = self._logits(student).argmax(1)
-        matches = torch.stack(
-            [
-                classes == self._labels,
-                self._teacher_classes == self._labels,
-                classes == self._teacher_classes,
-            ]
-        )
-        return Evaluation(*matches.double().mean(1).tolist())
+        """Measure a student (on the device). Waits for the device once."""
+        meter = self.task.meter(self.device)
+        student_says = self._answers(student, "the student")
+        for student_answers, teacher_answers, labels in zip(
+            student_says, self._teacher_says, self._labels, strict=True
+        ):
+            meter.add(student_answers, teacher_answers, labels)
+        return meter.result()
 
     @torch.no_grad()
-    def _logits(self, network: nn.Module) -> Tensor:
-        """(N, num_classes) over the whole set, on the device."""
+    def _answers(self, network: nn.Module, name: str) -> Iterator[Tensor]:
+        """What the network says of each batch, on the device."""
         with evaluating(network), explain_out_of_memory("evaluation.batch_size", self.batch_size):
-            return torch.cat(
-                [
-                    network(self.normalize(to_pixels(batch.to(self.device, non_blocking=True))))
-                    for batch in torch.split(self._images, self.batch_size)
-                ]
-            )
-
-    def _check_labels(self, num_classes: int) -> None:
-        lowest, highest = int(self._labels.min()), int(self._labels.max())
-        if lowest < 0 or highest >= num_classes:
-            raise UserError(
-                "bad_evaluation_labels",
-                f"labels of evaluation.shards run from {lowest} to {highest}, but the teacher tells {num_classes} "
-                f"classes apart: they must lie in 0 to {num_classes - 1}",
-            )
+            for batch in self._images:
+                inputs = self.normalize(to_pixels(batch.to(self.device, non_blocking=True)))
+                yield self.task.answers(self.task.logits(network(inputs), inputs.shape, network=name))
 
 
 @contextlib.contextmanager

@@ -8,16 +8,19 @@ number, so a trainer that loads a ``state_dict`` goes on bit by bit like the one
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distiller.kd_losses import distillation_loss
+from distiller.kd_losses import build_kd_loss
+from shared import seeds
 from shared.errors import UserError
 from shared.networks.devices import autocast, explain_out_of_memory, gradient_scaler
 from shared.networks.image_operations import BatchAugmentation, BatchMixing, Normalization, to_pixels
 from shared.specs import DistillationSpec, InputSpec
+from shared.tasks.base import Task
 
 
 class Trainer:
@@ -29,9 +32,10 @@ class Trainer:
 
     Args:
         spec: with ``steps`` resolved.
-        student: normalized images (N, C, H, W) → logits (N, num_classes); trained in place from the weights
-            it comes with.
+        student: normalized images (N, C, H, W) → what the task takes for logits; trained in place from the
+            weights it comes with.
         teacher: likewise; unchanged.
+        task: what both networks do.
         input: shape and normalization of the images.
         seed: of the augmentation, of the student's own randomness (dropout) and of the draws of a caller
             that shares ``generator``.
@@ -47,6 +51,7 @@ class Trainer:
         student: nn.Module,
         teacher: nn.Module,
         *,
+        task: Task,
         input: InputSpec,
         seed: int,
         device: torch.device,
@@ -61,10 +66,12 @@ class Trainer:
         self.augment = BatchAugmentation(spec.augmentation, (input.height, input.width))
         self.mix = None if spec.mix is None else BatchMixing(spec.mix, spec.mix_alpha)
         self.normalize = Normalization(input).to(device)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.task = task
+        self.loss = build_kd_loss(spec, task).to(device)
+        self.generator = seeds.generator(seed, seeds.TRAINING)
         """Saved with the trainer. Pass it to ``ImagePool.sample`` too and there is no other to keep."""
         self.step_count = 0
-        self._optimizer = _optimizer(spec, self.student)
+        self._optimizer = _optimizer(spec, [*self.student.parameters(), *self.loss.parameters()])
         self._scaler = gradient_scaler(device)
         self._loss_sum = torch.zeros((), device=device)
         self._steps_in_sum = 0
@@ -81,15 +88,14 @@ class Trainer:
             batch: uint8 (N, C, H, W), N ≥ 2 for BatchNorm; best on the device already, or pinned.
 
         Raises:
-            UserError: ``out_of_memory``, or ``wrong_student_output`` when its logits differ in shape from the
-                teacher's.
+            UserError: ``out_of_memory``, or ``wrong_output_shape`` when a network's logits are not the task's.
         """
         with explain_out_of_memory("distillation.batch_size", len(batch)):
             images = self._prepare(batch)
             for group in self._optimizer.param_groups:
                 group["lr"] = self.learning_rate
             self._optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(images)
+            loss = self._compare(images)
             self._scaler.scale(loss).backward()
             self._scaler.step(self._optimizer)
             self._scaler.update()
@@ -122,6 +128,7 @@ class Trainer:
         return {
             "step_count": self.step_count,
             "student": self.student.state_dict(),
+            "loss": self.loss.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "generator": self.generator.get_state(),
@@ -133,6 +140,7 @@ class Trainer:
         """Continue where ``state_dict`` was taken, with a trainer built from the same spec and networks."""
         self.step_count = state["step_count"]
         self.student.load_state_dict(state["student"])
+        self.loss.load_state_dict(state.get("loss", {}))  # the first version's checkpoints have none
         self._optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty when saved on a device that needs no scaling
             self._scaler.load_state_dict(state["scaler"])
@@ -149,22 +157,17 @@ class Trainer:
         images: Tensor = self.normalize(pixels)
         return images
 
-    def _loss(self, images: Tensor) -> Tensor:
+    def _compare(self, images: Tensor) -> Tensor:
         seed = int(torch.randint(2**62, (), generator=self.generator))  # on the CPU: no sync
         devices = [self.device] if self.device.type == "cuda" else []
         with autocast(self.device), torch.random.fork_rng(devices):
             with torch.no_grad():
-                teacher_logits = self.teacher(images)
+                teacher_logits = self.task.logits(self.teacher(images), images.shape)
             # Dropout and its like draw from torch's global state, which no state_dict holds.
             torch.manual_seed(seed)
-            student_logits = self.student.train()(images)
-        if student_logits.shape != teacher_logits.shape:
-            raise UserError(
-                "wrong_student_output",
-                f"student returns {tuple(student_logits.shape)} where the teacher returns "
-                f"{tuple(teacher_logits.shape)}; set student.kwargs so that both tell the same classes apart",
-            )
-        return distillation_loss(student_logits.float(), teacher_logits.float(), self.spec.temperature)
+            student_logits = self.task.logits(self.student.train()(images), images.shape, network="the student")
+        loss: Tensor = self.loss(student_logits.float(), teacher_logits.float())
+        return loss
 
     def _mean_loss(self) -> float:
         mean = self._loss_sum.item() / max(self._steps_in_sum, 1)
@@ -193,12 +196,12 @@ def learning_rate_at(step: int, spec: DistillationSpec, steps: int) -> float:
     return spec.final_learning_rate + (spec.learning_rate - spec.final_learning_rate) * remaining
 
 
-def _optimizer(spec: DistillationSpec, student: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(spec: DistillationSpec, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     # Fused: one kernel, and the only form that skips an overflown float16 step without a sync.
     common: dict[str, Any] = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay, "fused": True}
     if spec.optimizer == "adamw":
-        return torch.optim.AdamW(student.parameters(), **common)
-    return torch.optim.SGD(student.parameters(), momentum=spec.momentum, **common)
+        return torch.optim.AdamW(parameters, **common)
+    return torch.optim.SGD(parameters, momentum=spec.momentum, **common)
 
 
 def _channels_last(network: nn.Module, device: torch.device) -> nn.Module:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, Field, JsonValue, model_validator
 
 from shared.specs import JobSpec
 
@@ -133,9 +133,28 @@ class Measurement(BaseModel):
     """The student against the labelled evaluation images. Fractions in [0, 1]."""
 
     step: int
-    student_top1: float
-    teacher_top1: float
-    agreement: float = Field(description="Share of images on which student and teacher name the same class.")
+    metrics: dict[str, float] = Field(
+        default_factory=dict, description="Every metric of the job's task by name, such as `student_miou`."
+    )
+    student_top1: float | None = Field(None, description="Of classification; also in `metrics`.")
+    teacher_top1: float | None = Field(None, description="Of classification; also in `metrics`.")
+    agreement: float = Field(description="Share of images, or of pixels, on which student and teacher say the same.")
+
+    @classmethod
+    def of(cls, step: int, metrics: Mapping[str, float]) -> Measurement:
+        """A measurement after so many steps."""
+        return cls(step=step, **metrics)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, data: Any) -> Any:
+        """Metrics may be written beside ``step`` alone, as all were before there were other tasks."""
+        if not isinstance(data, dict):
+            return data
+        known = {name: value for name, value in data.items() if name not in ("step", "metrics")}
+        written = {name: value for name, value in known.items() if value is not None}
+        own = {name: value for name, value in written.items() if name in cls.model_fields}
+        return {"step": data.get("step"), **own, "metrics": {**written, **data.get("metrics", {})}}
 
 
 class JobRecord(BaseModel):

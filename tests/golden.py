@@ -9,25 +9,29 @@ an independent implementation must then agree to about 1e-6 relative (1e-4 in fl
 * ``generators_train_mode``: names, shapes and output statistics of both generators.
 * ``losses``: the knowledge-distillation, Jensen-Shannon, total-variation and class-balance losses.
 * ``meta_rounds``: two consecutive rounds of Algorithm 1 with everything random pinned.
+
+``golden_methods.json`` continues it with numbers of further public research code:
+
+* ``cifar_meta_rounds_active_adversary``: the meta rounds with a student that sometimes agrees with the teacher.
+* ``deepinversion``: every iteration of both published forms of DeepInversion.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-GOLDEN_PATH = Path(__file__).with_name("golden.json")
-
 
 @functools.cache
-def load_golden() -> dict[str, Any]:
-    """The whole file. It is cached and shared, so do not change what is returned."""
-    golden: dict[str, Any] = json.loads(GOLDEN_PATH.read_text(encoding="utf-8"))
+def load_golden(name: str = "golden") -> dict[str, Any]:
+    """A whole file. It is cached and shared, so do not change what is returned."""
+    golden: dict[str, Any] = json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
     return golden
 
 
@@ -55,6 +59,22 @@ def fill_by_formula(network: nn.Module, offset: float = 0) -> None:
         else:
             values *= 0.1
         tensor.copy_(values)
+
+
+@torch.no_grad()
+def blend_by_formula(network: nn.Module, share: float) -> None:
+    """``(1 - share)·fill(0) + share·fill(7)`` of every floating entry."""
+    fill_by_formula(network, 7)
+    other = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    fill_by_formula(network, 0)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_((1 - share) * tensor + share * other[name])
+
+
+def formula_latent(shape: tuple[int, ...], draw: int) -> Tensor:
+    """``sin(0.11·i + draw)``, float64."""
+    return torch.sin(0.11 * torch.arange(math.prod(shape), dtype=torch.float64) + draw).reshape(shape)
 
 
 def formula_image(images: int, channels: int, size: int) -> Tensor:

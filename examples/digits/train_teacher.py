@@ -28,6 +28,7 @@ from shared.networks.weights import save_checkpoint
 from shared.shards.image_codec import encode_image
 from shared.shards.reader import iter_samples
 from shared.specs import InputSpec, NetworkSpec
+from shared.tasks.labels import ClassNumbers
 
 FOLDER = Path(__file__).parent
 ARCH = "resnet20"
@@ -121,7 +122,7 @@ def write_tar(path: Path, digits: Digits) -> None:
 
 def read_tar(path: Path) -> Digits:
     """All samples of a tar."""
-    images, targets = zip(*iter_samples([path], INPUT.shape, require_labels=True, num_classes=10), strict=True)
+    images, targets = zip(*iter_samples([path], INPUT.shape, labels=ClassNumbers(10), require_labels=True), strict=True)
     return Digits(np.concatenate(images), np.concatenate(targets))
 
 

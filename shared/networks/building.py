@@ -17,6 +17,8 @@ from torch import nn
 from shared.errors import UserError
 from shared.specs import InputSpec, NetworkSpec
 from shared.specs.architectures import ARCHITECTURES, ZOOS, check_architecture, check_factory_allowed, near_matches
+from shared.tasks.base import Task, build_task
+from shared.tasks.descriptions import CLASSIFICATION
 
 DOWNLOADING_ARGUMENTS: Final = frozenset(
     {"weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"}
@@ -25,7 +27,12 @@ DOWNLOADING_ARGUMENTS: Final = frozenset(
 
 
 def build_network(
-    spec: NetworkSpec, *, num_classes: int, input: InputSpec, allowed_factories: Sequence[str] = ()
+    spec: NetworkSpec,
+    *,
+    num_classes: int,
+    input: InputSpec,
+    task: str = CLASSIFICATION.name,
+    allowed_factories: Sequence[str] = (),
 ) -> nn.Module:
     """Build the network and try it on two blank images.
 
@@ -34,8 +41,9 @@ def build_network(
 
     Args:
         spec: which network; a ``checkpoint`` it may name is not loaded here.
-        num_classes: width of the logits that the network must return.
+        num_classes: that the network must tell apart.
         input: shape of the images that it must take.
+        task: what the network must do, and so the shape of its logits.
         allowed_factories: module prefixes that ``package.module:factory`` may name.
 
     Returns:
@@ -57,24 +65,24 @@ def build_network(
         network = (_build_torchvision if prefix == "torchvision" else _build_timm)(spec, name, num_classes, input)
     else:
         network = _build_from_factory(spec, num_classes, allowed_factories)
-    check_shapes(network, spec.arch, num_classes=num_classes, input=input)
+    check_shapes(network, spec.arch, task=build_task(task, num_classes), input=input)
     return network.train()
 
 
 @torch.no_grad()
-def check_shapes(network: nn.Module, arch: str, *, num_classes: int, input: InputSpec) -> None:
+def check_shapes(network: nn.Module, arch: str, *, task: Task, input: InputSpec) -> None:
     """Run two blank images through the network in eval mode, on the device that it is on.
 
     The mode is restored afterwards.
 
     Raises:
-        UserError: ``input_not_accepted`` when it raises, ``wrong_output_shape`` unless it returns (2, num_classes).
+        UserError: ``input_not_accepted`` when it raises, ``wrong_output_shape`` unless it returns the task's logits.
     """
     was_training = network.training
     device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
     shape = "×".join(map(str, input.shape))
     try:
-        logits = network.eval()(torch.zeros(2, *input.shape, device=device))
+        output = network.eval()(torch.zeros(2, *input.shape, device=device))
     except Exception as error:
         raise UserError(
             "input_not_accepted",
@@ -83,18 +91,7 @@ def check_shapes(network: nn.Module, arch: str, *, num_classes: int, input: Inpu
         ) from error
     finally:
         network.train(was_training)
-    if not isinstance(logits, torch.Tensor):
-        raise UserError(
-            "wrong_output_shape",
-            f"arch: `{arch}` returns a {type(logits).__name__} for two images; it must return a tensor of logits "
-            f"of shape (2, {num_classes})",
-        )
-    if logits.shape != (2, num_classes):
-        raise UserError(
-            "wrong_output_shape",
-            f"num_classes: `{arch}` returns shape {tuple(logits.shape)} for two images of {shape}; "
-            f"with num_classes {num_classes} it must be (2, {num_classes})",
-        )
+    task.logits(output, (2, *input.shape), network=f"arch: `{arch}`")
 
 
 def _build_own(spec: NetworkSpec, num_classes: int, input: InputSpec) -> nn.Module:
@@ -123,7 +120,7 @@ def _build_torchvision(spec: NetworkSpec, name: str, num_classes: int, input: In
     fixed: dict[str, Any] = {"weights": None, "num_classes": num_classes}
     kwargs = dict(spec.kwargs)
     if name in ("googlenet", "inception_v3"):
-        # Auxiliary heads make the training output a tuple; initialization is asked for since the default warns.
+        # Auxiliary heads would be trained for nothing; initialization is asked for since the default warns.
         kwargs = {"aux_logits": False, "init_weights": True} | kwargs
     return _call(spec.model_copy(update={"kwargs": kwargs}), models.get_model_builder(name), fixed)
 

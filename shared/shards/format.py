@@ -1,9 +1,9 @@
 """The shard format: a tar of samples in WebDataset layout that is written once, sealed and verified.
 
-A sample is three neighbouring members with one key: the image, ``.cls`` with the target as text, and
-``.json`` with how it came about. Nothing in a shard depends on the clock, the machine or the attempt, so
-the same samples give the same bytes. Only a sealed shard exists for readers: first the tar, then its
-manifest, each atomically, then the caller announces it.
+A sample is neighbouring members with one key: the image, its label as the task's ``LabelFormat`` writes it
+(``.cls`` with the class as text), and ``.json`` with how it came about. Nothing in a shard depends on the
+clock, the machine or the attempt, so the same samples give the same bytes. Only a sealed shard exists for
+readers: first the tar, then its manifest, each atomically, then the caller announces it.
 
 Written with ``tarfile`` and not ``webdataset.TarWriter``, which sorts a sample's members by name (the
 image would come last) and whose package imports torch. Reading samples is ``shared.shards.reader``.
@@ -15,10 +15,10 @@ import hashlib
 import io
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from shared.errors import UserError
 from shared.shards.image_codec import Pixels, check_image_format, encode_image
 from shared.shards.manifest import ImageFormat, ShardManifest, sample_key, shard_name
-from shared.shards.reader import Samples, count_samples, iter_samples
+from shared.shards.reader import CLASS_NUMBERS, Samples, count_samples, iter_samples
 from shared.storage import Storage
+from shared.tasks.labels import LabelFormat, Labels
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -39,28 +40,27 @@ class SampleBatch:
 
     Args:
         images: (N, C, H, W), 8 bits.
-        targets: (N,), the class each image was made for.
-        teacher_top1: (N,), the class that the teacher sees.
-        teacher_confidence: (N,), its probability, in [0, 1].
+        targets: (N, …), the label of each image, as its ``LabelFormat`` takes it.
+        described: what the samples' ``.json`` say of the teacher's answers: (N,) numbers each, by name.
         round: number of the batch in its partition.
         student_version: snapshot that took part; 0 is none.
     """
 
     images: Pixels
-    targets: NDArray[np.integer]
-    teacher_top1: NDArray[np.integer]
-    teacher_confidence: NDArray[np.floating]
+    targets: Labels
+    described: Mapping[str, NDArray[np.number[Any]]]
     round: int
     student_version: int
 
     def __post_init__(self) -> None:
-        lengths = {len(self.images), len(self.targets), len(self.teacher_top1), len(self.teacher_confidence)}
+        lengths = {len(self.images), len(self.targets), *map(len, self.described.values())}
         if len(lengths) != 1 or self.images.dtype != np.uint8 or self.images.ndim != 4:
             raise ValueError(
                 f"a batch is N uint8 images (N, C, H, W) with N labels; got {self.images.shape}, {lengths}"
             )
-        if not np.isfinite(self.teacher_confidence).all():
-            raise ValueError("teacher_confidence has values that are not finite")
+        for name, values in self.described.items():
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name} has values that are not finite")
 
 
 # Writing
@@ -77,6 +77,7 @@ def write_shard(
     first_image: int,
     image_format: ImageFormat,
     created_at: float,
+    labels: LabelFormat = CLASS_NUMBERS,
 ) -> tuple[Path, ShardManifest]:
     """Write a shard into a local folder, where nobody looks for it yet.
 
@@ -87,6 +88,7 @@ def write_shard(
         first_image: index of the first image in its partition.
         image_format: of the image members.
         created_at: seconds since the epoch; only the manifest holds it.
+        labels: how the targets are written.
 
     Returns:
         Path of the tar and its manifest, whose sha256 is that of the bytes meant to be written.
@@ -110,9 +112,9 @@ def write_shard(
                 for batch in batches:
                     for position in range(len(batch.images)):
                         key = sample_key(job, partition, index, images + position)
-                        _add_sample(tar, key, batch, position, image_format)
+                        _add_sample(tar, key, batch, position, image_format, labels)
                     images += len(batch.images)
-                    counts.update(batch.targets.tolist())
+                    counts.update(labels.count(batch.targets))
         manifest = ShardManifest(
             name=path.name,
             job=job,
@@ -154,18 +156,28 @@ class _HashedWriter(io.RawIOBase):
         return written
 
 
-def _add_sample(tar: tarfile.TarFile, key: str, batch: SampleBatch, position: int, image_format: ImageFormat) -> None:
-    target = int(batch.targets[position])
+def _add_sample(
+    tar: tarfile.TarFile,
+    key: str,
+    batch: SampleBatch,
+    position: int,
+    image_format: ImageFormat,
+    labels: LabelFormat,
+) -> None:
     _add_member(tar, f"{key}.{image_format}", encode_image(batch.images[position], image_format))
-    _add_member(tar, f"{key}.cls", b"%d" % target)
-    # Written out rather than json.dumps: sorted keys, and a confidence that is always a decimal number,
-    # since Hugging Face takes a column's type from its first rows and would see 1 as an integer.
-    record = (
-        f'{{"round":{batch.round},"student_version":{batch.student_version},"target":{target},'
-        f'"teacher_confidence":{float(batch.teacher_confidence[position]):.6f},'
-        f'"teacher_top1":{int(batch.teacher_top1[position])}}}'
-    )
-    _add_member(tar, f"{key}.json", record.encode())
+    for extension, content in labels.encode(batch.targets[position]).items():
+        _add_member(tar, f"{key}.{extension}", content)
+    record: dict[str, int | float] = {"round": batch.round, "student_version": batch.student_version}
+    record |= labels.describes(batch.targets[position])
+    record |= {name: values[position].item() for name, values in batch.described.items()}
+    # Written out rather than json.dumps: a fraction is always a decimal number, since Hugging Face takes a column's
+    # type from its first rows and would see 1 as an integer.
+    fields = [f'"{name}":{_json_number(value)}' for name, value in sorted(record.items())]
+    _add_member(tar, f"{key}.json", f"{{{','.join(fields)}}}".encode())
+
+
+def _json_number(value: int | float) -> str:
+    return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
 def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -227,21 +239,21 @@ def verify_shard(path: Path, manifest: ShardManifest) -> None:
     _compare_count(found, manifest)
 
 
-def read_shard(path: Path, manifest: ShardManifest) -> Samples:
+def read_shard(path: Path, manifest: ShardManifest, labels: LabelFormat = CLASS_NUMBERS) -> Samples:
     """Verify a shard and read it whole.
 
     Returns:
-        images (N, C, H, W) and targets (N,), in the order they were written.
+        images (N, C, H, W) and targets (N, …), in the order they were written.
 
     Raises:
         DamagedShard: it is not what the manifest promises.
     """
     _verify_bytes(path, manifest)
     images = np.empty((manifest.images, *manifest.shape), np.uint8)
-    targets = np.empty(manifest.images, np.int64)
+    targets = np.empty((manifest.images, *labels.shape(manifest.shape)), labels.dtype)
     found = 0
     try:
-        for batch in iter_samples([path], manifest.shape, require_labels=True):
+        for batch in iter_samples([path], manifest.shape, labels=labels, require_labels=True):
             end = found + len(batch.images)
             if end <= manifest.images:
                 images[found:end], targets[found:end] = batch

@@ -8,6 +8,7 @@ may be: left alone it also opens EPS by starting Ghostscript, and ICO by decodin
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from typing import Final
@@ -18,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from shared.errors import UserError
 from shared.shards.manifest import ImageFormat
+from shared.specs import MAX_IMAGE_VALUES
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp", "npy")
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -79,8 +81,10 @@ def to_picture(image: Pixels) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def decode_image(data: bytes, extension: str, shape: tuple[int, int, int], name: str) -> Pixels:
-    """Decode one image file to exactly ``shape``.
+def decode_image(
+    data: bytes, extension: str, shape: tuple[int, int, int], name: str, *, any_size: bool = False
+) -> Pixels:
+    """Decode one image file to exactly ``shape``, or to its channels alone.
 
     Args:
         data: content of the file.
@@ -88,14 +92,15 @@ def decode_image(data: bytes, extension: str, shape: tuple[int, int, int], name:
         shape: (C, H, W) that is wanted. Pictures are converted between gray and color; an npy array has
             to be of this shape.
         name: what to call the image in an error.
+        any_size: take other heights and widths, as long as the image has no more than ``MAX_IMAGE_VALUES``.
 
     Raises:
         UserError: ``dataset_wrong_image_size``, ``image_format_cannot_hold_channels`` or
             ``unreadable_dataset``.
     """
     if extension == "npy":
-        return _decode_array(data, shape, name)
-    channels, height, width = shape
+        return _decode_array(data, shape, name, any_size)
+    channels = shape[0]
     mode = PILLOW_MODES.get(channels)
     if mode is None:
         raise UserError(
@@ -105,14 +110,13 @@ def decode_image(data: bytes, extension: str, shape: tuple[int, int, int], name:
     expected = PILLOW_FORMATS[extension]
     # Pillow takes memory for a whole WebP picture when it opens one, and decodes every scan of a JPEG.
     claimed = _webp_size(data) if expected == "WEBP" else None
-    if claimed is not None and claimed != (width, height):
-        raise _wrong_size(name, f"{claimed[1]}×{claimed[0]}", f"{height}×{width}")
+    if claimed is not None:
+        _check_size((channels, claimed[1], claimed[0]), shape, name, any_size)
     if expected == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
         raise _unreadable(name, f"has more than {MAX_JPEG_SCANS} scans; save it again")
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=[expected]) as picture:
-            if picture.size != (width, height):
-                raise _wrong_size(name, f"{picture.height}×{picture.width}", f"{height}×{width}")
+            _check_size((channels, picture.height, picture.width), shape, name, any_size)
             if picture.mode.startswith(("I", "F")):
                 raise _unreadable(name, f"has Pillow mode {picture.mode}, more than 8 bits a channel")
             pixels = np.asarray(picture.convert(mode))
@@ -137,16 +141,15 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
 
 
-def _decode_array(data: bytes, shape: tuple[int, int, int], name: str) -> Pixels:
+def _decode_array(data: bytes, shape: tuple[int, int, int], name: str, any_size: bool) -> Pixels:
     found, fortran_order, dtype, start = _npy_header(data, name)
     if dtype not in ("|u1", "u1", "<u1", ">u1", "|B", "uint8"):
         raise _unreadable(name, f"has dtype {dtype!r}; store uint8 arrays of shape (channels, height, width)")
-    if found != shape:
-        raise _wrong_size(name, _times(found), _times(shape))
+    _check_size(found, shape, name, any_size)
     pixels = np.frombuffer(data, np.uint8, offset=start)
-    if pixels.size != np.prod(shape):
-        raise _unreadable(name, f"holds {pixels.size} values where its header promises {np.prod(shape)}")
-    return pixels.reshape(shape, order="F" if fortran_order else "C")
+    if pixels.size != math.prod(found):
+        raise _unreadable(name, f"holds {pixels.size} values where its header promises {math.prod(found)}")
+    return pixels.reshape(found, order="F" if fortran_order else "C")
 
 
 def _npy_header(data: bytes, name: str) -> tuple[tuple[int, ...], bool, str, int]:
@@ -170,6 +173,17 @@ def _npy_header(data: bytes, name: str) -> tuple[tuple[int, ...], bool, str, int
         raise _unreadable(name, f"is no readable .npy array (its shape is {fields['shape'][:60]!r})")
     dtype = fields["descr"].decode(errors="replace")
     return tuple(map(int, sizes)), fields["order"] == b"True", dtype, prefix.end() + length
+
+
+def _check_size(found: tuple[int, ...], shape: tuple[int, int, int], name: str, any_size: bool) -> None:
+    """Before anything is decoded: a small file may claim a huge picture."""
+    if not any_size:
+        if found != shape:
+            skipped = int(found[:1] == shape[:1])  # channels are not worth a word where they are right
+            raise _wrong_size(name, _times(found[skipped:]), _times(shape[skipped:]))
+    elif len(found) != 3 or found[0] != shape[0] or not 0 < math.prod(found) <= MAX_IMAGE_VALUES:
+        wanted = f"{shape[0]}×H×W with at most {MAX_IMAGE_VALUES:,} values"
+        raise _wrong_size(name, _times(found), wanted)
 
 
 def _times(sizes: tuple[int, ...]) -> str:

@@ -1,10 +1,10 @@
 """Samples of WebDataset tars, ours or anyone's, in batches of 8-bit arrays.
 
 Members belong to one sample while they share the name up to the first dot. The image is ``.png``,
-``.jpg``, ``.jpeg``, ``.webp`` or ``.npy``, the label ``.cls`` (the class number as text); other members
-are skipped. Only one batch is in memory at a time, and everything wrong with the data is a ``UserError``
-that names the sample. Whoever reads a stranger's tar passes ``check``, which is called at every member, so that a
-cancel is heard however long the tar is.
+``.jpg``, ``.jpeg``, ``.webp`` or ``.npy``, the label what the task's ``LabelFormat`` says, such as ``.cls``
+(the class number as text); other members are skipped. Only one batch is in memory at a time, and everything
+wrong with the data is a ``UserError`` that names the sample. Whoever reads a stranger's tar passes ``check``,
+which is called at every member, so that a cancel is heard however long the tar is.
 """
 
 from __future__ import annotations
@@ -15,34 +15,28 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shared.errors import UserError
 from shared.shards.image_codec import IMAGE_EXTENSIONS, Pixels, decode_image
 from shared.shards.tar_members import DamagedTar, TarMember, tar_members
-
-UNLABELLED = -1
-"""Target of a sample without ``.cls``."""
+from shared.tasks.labels import ClassNumbers, LabelFormat, Labels
 
 MAX_MEMBER_BYTES = 256 * 1024 * 1024
 """Of an image; room for metadata that nobody needs, and little enough for any worker."""
 
 MAX_BATCH_BYTES = 256 * 1024 * 1024
-MAX_LABEL_BYTES = 64
-MAX_LABEL_DIGITS = 18
-"""A class number fits into 64 bits with its sign; no dataset has a quintillion classes."""
 
 MEMBER_NAME = re.compile(r"(?P<key>(?:.*/)?[^/.]+)\.(?P<extension>[^/]+)")
 """As webdataset splits names: the key ends at the first dot of the file name. A leading ``./`` is of the key."""
 
-LAYOUT = f"a sample is KEY.cls beside one of {', '.join(f'KEY.{extension}' for extension in IMAGE_EXTENSIONS)}"
+CLASS_NUMBERS = ClassNumbers()
 
 
 class Samples(NamedTuple):
-    """Images (N, C, H, W) uint8 and targets (N,) int64, ``UNLABELLED`` where there is none."""
+    """Images (N, C, H, W) uint8 and targets (N, …), which hold ``UNLABELLED`` where there is no label."""
 
     images: Pixels
-    targets: NDArray[np.int64]
+    targets: Labels
 
 
 def iter_samples(
@@ -50,8 +44,9 @@ def iter_samples(
     shape: tuple[int, int, int],
     *,
     batch_size: int = 1024,
+    labels: LabelFormat = CLASS_NUMBERS,
     require_labels: bool = False,
-    num_classes: int | None = None,
+    any_size: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[Samples]:
     """Read tars one after another.
@@ -61,8 +56,10 @@ def iter_samples(
         shape: (C, H, W) of the images that are wanted; gray and color pictures are converted.
         batch_size: samples in a batch; the last one may be smaller, and all are where images are so large that a
             batch would be more than ``MAX_BATCH_BYTES``. Batches run across tars.
-        require_labels: a sample without ``.cls`` is an error.
-        num_classes: labels outside ``range(num_classes)`` are an error.
+        labels: how labels lie in the tars, and which there may be.
+        require_labels: a sample without a label is an error.
+        any_size: images may have other heights and widths than ``shape``. A batch holds images of one size, so a
+            new one begins wherever the size changes.
         check: called at every member; what it raises ends the reading.
 
     Yields:
@@ -73,33 +70,66 @@ def iter_samples(
             ``dataset_without_labels``, ``dataset_label_out_of_range`` or
             ``image_format_cannot_hold_channels``.
     """
-    batch_size = max(1, min(batch_size, MAX_BATCH_BYTES // int(np.prod(shape))))
-    images = np.empty((batch_size, *shape), np.uint8)
-    targets = np.empty(batch_size, np.int64)
-    filled = total = 0
+    batch: _Batch | None = None
+    total = 0
     for path in paths:
-        for key, fields in _raw_samples(path, is_wanted=True, check=check):
+        for key, fields in _raw_samples(path, labels, check=check):
             name = f"{path.name}: {key[:200]}"
-            images[filled] = _image(fields, shape, name)
-            targets[filled] = _label(fields, name, require_labels, num_classes)
-            filled += 1
+            image = _image(fields, shape, name, any_size, labels)
+            if batch is not None and (batch.is_full or batch.images.shape[1:] != image.shape):
+                yield batch.samples()
+                batch = None
+            if batch is None:
+                room = max(1, min(batch_size, MAX_BATCH_BYTES // image.size))
+                batch = _Batch(room, image.shape, labels)
+            batch.add(image, _label(fields, image.shape, name, require_labels, labels))
             total += 1
-            if filled == batch_size:
-                yield Samples(images, targets)
-                images, targets, filled = np.empty_like(images), np.empty_like(targets), 0
-    if filled:
-        yield Samples(images[:filled].copy(), targets[:filled].copy())
+    if batch is not None:
+        yield batch.samples()
     if not total:
-        raise UserError("dataset_without_images", f"{', '.join(path.name for path in paths)}: no samples; {LAYOUT}")
+        names = ", ".join(path.name for path in paths)
+        raise UserError("dataset_without_images", f"{names}: no samples; {layout(labels)}")
+
+
+class _Batch:
+    """Samples of one size on their way into arrays."""
+
+    def __init__(self, room: int, shape: tuple[int, ...], labels: LabelFormat) -> None:
+        channels, height, width = shape
+        self.images = np.empty((room, channels, height, width), np.uint8)
+        self._targets = np.empty((room, *labels.shape((channels, height, width))), labels.dtype)
+        self._filled = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._filled == len(self.images)
+
+    def add(self, image: Pixels, label: Labels) -> None:
+        self.images[self._filled] = image
+        self._targets[self._filled] = label
+        self._filled += 1
+
+    def samples(self) -> Samples:
+        if self.is_full:
+            return Samples(self.images, self._targets)
+        return Samples(self.images[: self._filled].copy(), self._targets[: self._filled].copy())
+
+
+def layout(labels: LabelFormat) -> str:
+    """What a sample looks like, for errors."""
+    images = ", ".join(f"KEY.{extension}" for extension in IMAGE_EXTENSIONS)
+    return f"a sample is {' or '.join(f'KEY.{member}' for member in labels.members)} beside one of {images}"
 
 
 def count_samples(path: Path) -> int:
     """Samples in a tar, counted by their keys without reading the members."""
-    return sum(1 for _ in _raw_samples(path, is_wanted=False, check=lambda: None))
+    return sum(1 for _ in _raw_samples(path, None, check=lambda: None))
 
 
-def _raw_samples(path: Path, *, is_wanted: bool, check: Callable[[], None]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Keys of a tar in order, each with the content of its image and label where that is wanted."""
+def _raw_samples(
+    path: Path, labels: LabelFormat | None, *, check: Callable[[], None]
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Keys of a tar in order, each with the content of its image and label; of nothing where these are not wanted."""
     current: str | None = None
     fields: dict[str, bytes] = {}
     with path.open("rb") as file:
@@ -121,16 +151,17 @@ def _raw_samples(path: Path, *, is_wanted: bool, check: Callable[[], None]) -> I
                 if current is not None:
                     yield current, fields
                 current, fields = key, {}
-            if is_wanted and _counts(extension, fields):
-                fields[extension] = _content(file, member, extension, path)
+            if labels is not None and _counts(extension, fields, labels.members):
+                limit = MAX_MEMBER_BYTES if extension in IMAGE_EXTENSIONS else labels.max_bytes
+                fields[extension] = _content(file, member, path, limit)
     if current is not None:
         yield current, fields
 
 
-def _counts(extension: str, fields: dict[str, bytes]) -> bool:
+def _counts(extension: str, fields: dict[str, bytes], label_members: Sequence[str]) -> bool:
     """Whether a member is of use: a label, or an image that comes before those of its sample that were read."""
     if extension not in IMAGE_EXTENSIONS:
-        return extension == "cls"
+        return extension in label_members
     # So a sample never holds more than one image in memory, however many it has.
     known = next((position for position, each in enumerate(IMAGE_EXTENSIONS) if each in fields), len(IMAGE_EXTENSIONS))
     position = IMAGE_EXTENSIONS.index(extension)
@@ -139,8 +170,7 @@ def _counts(extension: str, fields: dict[str, bytes]) -> bool:
     return position <= known
 
 
-def _content(file: BinaryIO, member: TarMember, extension: str, path: Path) -> bytes:
-    limit = MAX_LABEL_BYTES if extension == "cls" else MAX_MEMBER_BYTES
+def _content(file: BinaryIO, member: TarMember, path: Path, limit: int) -> bytes:
     if member.size > limit:
         raise UserError(
             "unreadable_dataset", f"{path.name}: {member.name[:200]} has {member.size:,} bytes; limit {limit:,}"
@@ -152,26 +182,20 @@ def _content(file: BinaryIO, member: TarMember, extension: str, path: Path) -> b
     return content
 
 
-def _image(fields: dict[str, bytes], shape: tuple[int, int, int], name: str) -> Pixels:
+def _image(
+    fields: dict[str, bytes], shape: tuple[int, int, int], name: str, any_size: bool, labels: LabelFormat
+) -> Pixels:
     for extension in IMAGE_EXTENSIONS:
         if extension in fields:
-            return decode_image(fields[extension], extension, shape, f"{name}.{extension}")
-    raise UserError("dataset_without_images", f"{name} has no image; {LAYOUT}")
+            return decode_image(fields[extension], extension, shape, f"{name}.{extension}", any_size=any_size)
+    raise UserError("dataset_without_images", f"{name} has no image; {layout(labels)}")
 
 
-def _label(fields: dict[str, bytes], name: str, required: bool, num_classes: int | None) -> int:
-    text = fields.get("cls")
-    if text is None:
-        if required:
-            raise UserError("dataset_without_labels", f"{name} has no .cls, which this use needs; {LAYOUT}")
-        return UNLABELLED
-    number = text.strip()
-    if not number.removeprefix(b"-").isdigit():
-        raise UserError("unreadable_dataset", f"{name}.cls is {text[:40]!r}, not a class number")
-    if len(number) > MAX_LABEL_DIGITS:
-        raise UserError("dataset_label_out_of_range", f"{name}.cls is {text[:40]!r}; labels are at least 0 and small")
-    label = int(number)
-    if label < 0 or (num_classes is not None and label >= num_classes):
-        bound = "" if num_classes is None else f" and below teacher.num_classes ({num_classes})"
-        raise UserError("dataset_label_out_of_range", f"{name}.cls is {label}; labels are at least 0{bound}")
-    return label
+def _label(fields: dict[str, bytes], shape: tuple[int, ...], name: str, required: bool, labels: LabelFormat) -> Labels:
+    channels, height, width = shape
+    if any(member in fields for member in labels.members):
+        return labels.decode(fields, (channels, height, width), name)
+    if required:
+        wanted = " or ".join(f".{member}" for member in labels.members)
+        raise UserError("dataset_without_labels", f"{name} has no {wanted}, which this use needs; {layout(labels)}")
+    return labels.unlabelled((channels, height, width))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from shared.plugins import plugins
 from shared.specs.augmentation import AugmentationSpec
 from shared.specs.base import MAX_IMAGES, Spec, StoragePath, invalid
+
+OWN_KD_LOSSES: Final = ("kl", "l1")
+if TYPE_CHECKING:
+    KDLossName = str
+else:
+    KDLossName = Literal[(*OWN_KD_LOSSES, *plugins("fast_dfkd.kd_losses"))]
 
 ExportFormat = Literal["torchscript", "torch-export", "onnx"]
 
@@ -16,7 +23,7 @@ ADAMW_DEFAULTS = {"learning_rate": 1e-3, "final_learning_rate": 0.0, "weight_dec
 
 
 class DistillationSpec(Spec):
-    """How the student is trained: SGD or AdamW on KL(teacher ‖ student) at a temperature."""
+    """How the student is trained: SGD or AdamW on the distance of its answers from the teacher's."""
 
     steps: int | None = Field(
         None, ge=1, le=100_000_000, description="Steps in all. Unset: steps_per_batch for each batch after the warm-up."
@@ -51,6 +58,9 @@ class DistillationSpec(Spec):
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="Of the optimizer.")
+    loss: KDLossName = Field(
+        "kl", description="`kl`: KL(teacher ‖ student) at the temperature, times its square; `l1`: distance of logits."
+    )
     temperature: float = Field(20.0, gt=0, le=1000, description="Softens both distributions before they are compared.")
     pool_capacity: int = Field(
         1_000_000,

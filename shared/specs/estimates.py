@@ -47,7 +47,7 @@ def estimate(spec: JobSpec) -> JobEstimate:
     return JobEstimate(
         images=synthesis.num_images if synthesis else None,
         rounds=synthesis.total_batches if synthesis else None,
-        inversion_steps=synthesis.total_batches * synthesis.steps if synthesis else None,
+        inversion_steps=synthesis.total_batches * synthesis.total_steps if synthesis else None,
         shards=_shards(synthesis) if synthesis else None,
         bytes=_bytes(synthesis, spec.teacher.input) if synthesis else None,
         kd_steps=steps,

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic_core import ErrorDetails
 
 from shared.specs.job import JobSpec
-from shared.specs.synthesis import SYNTHESIS_METHODS
+from shared.specs.methods import SYNTHESIS_METHODS
 
 _REQUEST_PARTS: Final = ("body", "query", "path", "header")
 

@@ -14,9 +14,9 @@ from pydantic import Field, StringConstraints, model_validator
 
 from shared.specs.base import Spec, StoragePath, invalid
 from shared.specs.distillation import DistillationSpec, EvaluationSpec
+from shared.specs.methods import SynthesisSpec
 from shared.specs.networks import StudentSpec, TeacherSpec
 from shared.specs.presets import fill_from_preset
-from shared.specs.synthesis import SynthesisSpec
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from shared.specs.architectures import check_architecture
 from shared.specs.base import Spec, StoragePath, invalid
+from shared.tasks.descriptions import TASK_NAMES
+
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[TASK_NAMES]
 
 MAX_IMAGE_VALUES = 3 * 2048 * 2048
 """Largest channels × height × width of one image."""
@@ -89,6 +95,7 @@ class TeacherSpec(NetworkSpec):
     checkpoint: StoragePath = Field(
         description="Path of its weights under the storage root: safetensors, or a torch file that loads weights-only."
     )
+    task: TaskName = Field("classification", description="What the network does.")
     num_classes: int = Field(ge=2, le=100_000, description="Classes that the network tells apart.")
     input: InputSpec = Field(default_factory=InputSpec)
 

@@ -1,9 +1,10 @@
-"""How images are made: one class for each inversion method."""
+"""How images are made: one class for each inversion method of ours; ``methods`` adds those of other packages."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,9 +14,28 @@ from shared.specs.presets import PresetName
 
 MAX_PARTITIONS = 1024
 
+ALWAYS_SHOWN = ("one_hot", "total_variation", "l2")
+"""Terms that are measured at any weight, 0 included."""
+
 
 class SynthesisBase(Spec):
-    """What every synthesis method has in common."""
+    """What every synthesis method has in common.
+
+    A method of another package is a subclass with ``method: Literal["its-name"] = "its-name"``, the settings that it
+    wants, and ``inverter``; an entry point ``fast_dfkd.inverters`` leads to it.
+    """
+
+    inverter: ClassVar[str] = ""
+    """``module:class`` of the ``synth_service.inversion.Inverter``, where that is another package's."""
+
+    term_labels: ClassVar[Mapping[str, str]] = {
+        "one_hot": "Target class",
+        "bn": "BatchNorm statistics",
+        "adversarial": "Adversarial",
+        "balance": "Class balance",
+    }
+    """The terms of the loss, in the order of charts: the names of ``Inverter.terms``, and what people call them. A
+    field of the same name is the term's weight; at 0 there is no such term."""
 
     preset: PresetName | None = Field(None, description="Named settings; fields written beside it win over it.")
     num_images: int = Field(56_320, ge=1, le=MAX_IMAGES, description="Images to make in all.")
@@ -24,6 +44,9 @@ class SynthesisBase(Spec):
     one_hot: float = Field(0.4, ge=0, le=1e6, description="Weight of the cross-entropy to the target class.")
     adversarial: float = Field(
         1.1, ge=0, le=1e6, description="Weight of the disagreement with the newest student. 0 turns it off."
+    )
+    balance: float = Field(
+        0.0, ge=0, le=1e6, description="Weight of the negative entropy of the batch's mean prediction."
     )
     batches_per_shard: int = Field(1, ge=1, le=10_000, description="Batches in one shard file.")
     image_format: Literal["png", "jpg", "npy"] = Field("png", description="File format of the images in a shard.")
@@ -44,6 +67,11 @@ class SynthesisBase(Spec):
         """Images that one partition makes; the shares differ by at most one."""
         share, rest = divmod(self.num_images, self.partitions)
         return share + (partition < rest)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of a batch."""
+        return int(getattr(self, "steps", 0))
 
     @property
     def images_per_shard(self) -> int:
@@ -99,6 +127,12 @@ class FastSynthesis(GeneratorSynthesis):
 class DeepInversionSynthesis(SynthesisBase):
     """DeepInversion (Yin et al., CVPR 2020): pixels are optimized directly, thousands of steps a batch."""
 
+    term_labels: ClassVar[Mapping[str, str]] = {
+        **SynthesisBase.term_labels,
+        "total_variation": "Total variation",
+        "l2": "Squared norm",
+    }
+
     method: Literal["deepinversion"] = "deepinversion"
     steps: int = Field(2000, ge=1, le=1_000_000, description="Optimizer steps per batch.")
     learning_rate: float = Field(0.1, gt=0, le=10, description="Adam step size of the pixels.")
@@ -112,7 +146,55 @@ class DeepInversionSynthesis(SynthesisBase):
     l2: float = Field(3e-8, ge=0, le=1e6, description="Weight of the squared norm of the images.")
     jitter: int = Field(2, ge=0, le=256, description="Largest random shift in pixels.")
     horizontal_flip: bool = Field(True, description="Mirror half of the images in every step.")
+    pooled_steps: int = Field(
+        0, ge=0, le=1_000_000, description="Steps of a first stage, on images averaged over 2×2 pixels."
+    )
+    learning_rate_schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="How the step size goes on after the warm-up, in each stage."
+    )
+    warmup_steps: int = Field(0, ge=0, le=1_000_000, description="Steps of a stage in which the step size rises.")
+    adam_betas: tuple[
+        Annotated[float, Field(ge=0, lt=1)],
+        Annotated[float, Field(ge=0, lt=1)],
+    ] = Field((0.5, 0.9), description="Decay rates of Adam's two averages.")
+    bn_first_layer: float = Field(
+        1.0, ge=0, le=1e6, description="Factor of the first BatchNorm layer's part; the authors use 10 for ImageNet."
+    )
+    total_variation_norm: Literal["l1", "l2"] = Field(
+        "l1", description="`l2`: 2-norms over the whole batch instead of mean absolute differences."
+    )
+    l2_norm: Literal["squared", "image", "batch"] = Field(
+        "squared", description="What `l2` weighs: an image's squared norm, its norm, or the norm of the whole batch."
+    )
+    scale: Literal["unit-variance", "normalized"] = Field(
+        "unit-variance",
+        description="What is optimized and what the priors look at: pixels of about unit variance, or the network's "
+        "own inputs as the authors do.",
+    )
+    clip: bool = Field(True, description="Keep pixels in [0, 1].")
+
+    @property
+    def total_steps(self) -> int:
+        """Both stages."""
+        return self.pooled_steps + self.steps
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        shortest = min(self.steps, self.pooled_steps or self.steps)
+        if self.warmup_steps >= shortest and self.warmup_steps:
+            raise invalid("synthesis.warmup_steps", f"must be below the {shortest} steps of a stage")
+        return self
 
 
-SynthesisSpec = Annotated[FastMetaSynthesis | FastSynthesis | DeepInversionSynthesis, Field(discriminator="method")]
-SYNTHESIS_METHODS = ("fast-meta", "fast", "deepinversion")
+def shown_terms(labels: Mapping[str, str], weights: Mapping[str, float], *, has_student: bool) -> dict[str, str]:
+    """Names and labels of the terms that a job reports.
+
+    Args:
+        labels: ``term_labels`` of its method.
+        weights: those that its spec gives; a term without a weight of its own counts.
+        has_student: whether there is one to compete with.
+    """
+    absent = {name for name, weight in weights.items() if not weight and name not in ALWAYS_SHOWN}
+    if not has_student:
+        absent.add("adversarial")
+    return {name: label for name, label in labels.items() if name not in absent}

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import torch
 from torch import nn
 
+from shared import seeds
 from shared.broker import StudentSnapshot
 from shared.errors import UserError
 from shared.networks.building import build_network
 from shared.networks.weights import load_checkpoint
 from shared.specs import JobSpec, NetworkSpec
 from shared.storage import PathOutsideStorage, Storage
+from shared.tasks.base import build_task
 
 
 class Models:
@@ -31,6 +32,9 @@ class Models:
         self._storage = storage
         self._scratch = scratch
         self._allowed_factories = allowed_factories
+        teacher = spec.teacher
+        self.task = build_task(teacher.task, teacher.num_classes)
+        """What both networks do."""
 
     def teacher(self) -> nn.Module:
         """The teacher with its weights, on the CPU.
@@ -50,8 +54,7 @@ class Models:
         """
         spec = self._spec.student
         assert spec is not None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._spec.seed)
+        with seeds.seeded_globally(self._spec.seed, seeds.STUDENT):
             network = self._build(spec)
         if spec.checkpoint is not None:
             self._fill(network, spec.checkpoint, "student.checkpoint")
@@ -73,7 +76,11 @@ class Models:
     def _build(self, spec: NetworkSpec) -> nn.Module:
         teacher = self._spec.teacher
         return build_network(
-            spec, num_classes=teacher.num_classes, input=teacher.input, allowed_factories=self._allowed_factories
+            spec,
+            num_classes=teacher.num_classes,
+            task=teacher.task,
+            input=teacher.input,
+            allowed_factories=self._allowed_factories,
         )
 
     def _fill(self, network: nn.Module, name: str, field: str) -> None:

@@ -8,18 +8,19 @@ changed before the round's last step, except for the first layer's re-initializa
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from shared import seeds
 from shared.networks.devices import explain_out_of_memory
-from shared.specs import InputSpec, SynthesisBase
+from shared.specs import SynthesisBase
 from synth_service.inversion.objective import BestImages, Objective, SyntheticBatch
+from synth_service.inversion.terms import LossTerm, Setup
 
 Check = Callable[[], None]
 
@@ -28,53 +29,38 @@ def nothing() -> None:
     """A check that never objects."""
 
 
-class Inverter(ABC):
+S = TypeVar("S", bound=SynthesisBase)
+
+
+class Inverter(ABC, Generic[S]):
     """Inverts a teacher into batches of images.
 
-    Subclasses optimize images in ``optimize`` and change lasting state only in ``commit``.
+    Subclasses say what they minimize in ``terms``, optimize images in ``optimize`` and change lasting state only
+    in ``commit``.
 
     Args:
         spec: settings of the method.
-        teacher: on ``device``. Kept as found outside ``invert``.
-        num_classes: width of the teacher's logits.
-        input: shape and normalization of the images.
-        seed: of everything random.
-        device: where to compute.
+        setup: teacher, task, images, seed and device.
     """
 
-    def __init__(
-        self,
-        spec: SynthesisBase,
-        teacher: nn.Module,
-        *,
-        num_classes: int,
-        input: InputSpec,
-        seed: int,
-        device: torch.device,
-        disagreement: Callable[[Tensor, Tensor], Tensor],
-        bn_momentum: float,
-    ) -> None:
-        self.batch_size = spec.batch_size
-        self.input = input
-        self.seed = seed
-        self.device = device
+    def __init__(self, spec: S, setup: Setup) -> None:
+        self.spec = spec
+        self.setup = setup
+        self.input = setup.input
+        self.device = setup.device
+        self.dtype = setup.dtype
         self.rounds = 0
         """Finished rounds."""
         self._compiles = False
-        self.objective = Objective(
-            spec,
-            teacher,
-            num_classes=num_classes,
-            input=input,
-            disagreement=disagreement,
-            bn_momentum=bn_momentum,
-            device=device,
-        )
-        self.dtype = self.objective.dtype
+        self.objective = Objective(setup, self.terms())
+
+    @abstractmethod
+    def terms(self) -> Sequence[LossTerm]:
+        """What is minimized, for the spec's weights. Called once, on construction."""
 
     @abstractmethod
     def optimize(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
-        """The inner loop: images for the targets (N,), from the state as it is and changing none of it.
+        """The inner loop: images for the targets (N, …), from the state as it is and changing none of it.
 
         Args:
             targets: int64, on the device.
@@ -90,22 +76,23 @@ class Inverter(ABC):
         """One round: an image for every target.
 
         Args:
-            targets: (N,) int64 classes, on any device, N ≤ ``batch_size``.
+            targets: (N, …) int64, see ``Task.targets``, on any device, N ≤ ``batch_size``.
             check: called before every inner step; what it raises ends the round, leaving the state of the
                 last finished one.
 
         Raises:
             UserError: ``non_finite_loss``, ``out_of_memory`` or ``wrong_output_shape``.
         """
-        if not 1 <= len(targets) <= self.batch_size:
-            raise ValueError(f"a round takes 1 to {self.batch_size} targets, not {len(targets)}")
+        largest = self.spec.batch_size
+        if not 1 <= len(targets) <= largest:
+            raise ValueError(f"a round takes 1 to {largest} targets, not {len(targets)}")
         targets = targets.to(self.device, non_blocking=True)
-        with explain_out_of_memory("synthesis.batch_size", self.batch_size), _repeatable(), self.objective.active():
+        with explain_out_of_memory("synthesis.batch_size", largest), _repeatable(), self.objective.active():
             best = self.optimize(targets, self.random(f"round {self.rounds}"), check)
-            batch = best.fetch(self.rounds + 1)
+            batch = best.fetch(self.objective, self.rounds + 1)
             self.commit()
-            if self.objective.matching is not None:
-                self.objective.matching.update_average()
+            for term in self.objective.terms:
+                term.finish_round()
         self.rounds += 1
         return batch
 
@@ -130,8 +117,7 @@ class Inverter(ABC):
 
     def random(self, purpose: str) -> torch.Generator:
         """A generator on the device for one purpose, determined by the seed."""
-        digest = hashlib.blake2b(f"{self.seed}/{purpose}".encode(), digest_size=8).digest()
-        return torch.Generator(self.device).manual_seed(int.from_bytes(digest, "big", signed=True))
+        return seeds.generator(self.setup.seed, purpose, self.device)
 
     def state_dict(self) -> dict[str, Any]:
         """All that later rounds depend on besides spec, teacher, seed and student.
@@ -139,15 +125,18 @@ class Inverter(ABC):
         Tensors, numbers and strings, so it loads with ``torch.load(weights_only=True)``. Tensors are the
         inverter's own: save them before the next round.
         """
-        matching = self.objective.matching
-        return {"rounds": self.rounds, "bn_average": None if matching is None else matching.average}
+        states = {term.name: state for term in self.objective.terms if (state := term.state_dict())}
+        # BatchNorm's average has a place of its own, where the first version of this state had it.
+        average = states.pop("bn", {}).get("average")
+        return {"rounds": self.rounds, "bn_average": average, "terms": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where an inverter with the same spec, teacher and seed was: to the same bytes."""
         self.rounds = int(state["rounds"])
-        average = state["bn_average"]
-        if self.objective.matching is not None:
-            self.objective.matching.average = None if average is None else average.clone().to(self.device)
+        states = {"bn": {"average": state["bn_average"]}, **state.get("terms", {})}
+        for term in self.objective.terms:
+            if term.name in states:
+                term.load_state_dict(states[term.name])
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,16 +48,20 @@ class BatchNormMatching:
     Args:
         network: with at least one layer of ``layers_with_statistics``.
         momentum: μ; 0 compares the batch alone.
+        layer_weights: a factor for each of these layers; None weighs all alike.
     """
 
-    def __init__(self, network: nn.Module, momentum: float = 0.0) -> None:
-        self.layers = layers_with_statistics(network)
+    def __init__(self, network: nn.Module, momentum: float = 0.0, layer_weights: Sequence[float] | None = None) -> None:
+        self.layers: list[Any] = layers_with_statistics(network)
         self.momentum = momentum
+        if layer_weights is not None and len(layer_weights) != len(self.layers):
+            raise ValueError(f"{len(layer_weights)} weights for {len(self.layers)} layers with statistics")
+        self._layer_weights = layer_weights
         self.average: Tensor | None = None
         """(2, all channels): mean and variance of every layer, averaged over the rounds; None before the first."""
         self._observed: dict[int, tuple[Tensor, Tensor]] = {}
         self._latest: Tensor | None = None
-        self._goal: tuple[Sequence[int], Tensor, Tensor] | None = None
+        self._goal: _Goal | None = None
 
     @contextmanager
     def observing(self) -> Iterator[None]:
@@ -90,28 +94,29 @@ class BatchNormMatching:
         return (activation, *inputs[1:])
 
     def loss(self) -> Tensor:
-        """Σ over layers of ‖running_var - variance‖₂ + ‖running_mean - mean‖₂ for the last forward pass.
+        """Σ over layers of weight·(‖running_var - variance‖₂ + ‖running_mean - mean‖₂) for the last forward pass.
 
         A layer that the network did not use does not count; of one that it used twice, the last use does.
         """
         if self._goal is None:
             self._goal = self._make_goal(sorted(self._observed))
-        order, goal, membership = self._goal
+        order, goal, membership, layer_weights = self._goal
         means, variances = zip(*(self._observed[index] for index in order), strict=True)
         batch = torch.stack([torch.cat(means), torch.cat(variances)])
         self._latest = batch.detach()
         blended = batch if self.average is None else torch.lerp(batch, self.average, self.momentum)
         squares = (goal - blended).square() @ membership  # (2, layers)
         # The floor keeps the square root's gradient finite where a layer matches exactly.
-        return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt().sum()
+        norms = squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
+        return (norms if layer_weights is None else norms * layer_weights).sum()
 
-    def _make_goal(self, order: Sequence[int]) -> tuple[Sequence[int], Tensor, Tensor]:
-        """Used layers, their running statistics (2, channels), and a 0/1 matrix (channels, layers).
+    def _make_goal(self, order: Sequence[int]) -> _Goal:
+        """What the layers that were used are compared with.
 
         Sums over each layer's channels are a product with that matrix: one kernel, and on a GPU, unlike
         scattered additions, the same result every time.
         """
-        layers: list[Any] = [self.layers[index] for index in order]
+        layers = [self.layers[index] for index in order]
         goal = torch.stack(
             [torch.cat([layer.running_mean for layer in layers]), torch.cat([layer.running_var for layer in layers])]
         )
@@ -119,7 +124,8 @@ class BatchNormMatching:
         sizes = torch.tensor([len(layer.running_mean) for layer in layers])
         columns = torch.repeat_interleave(torch.arange(len(layers)), sizes)
         membership = F.one_hot(columns, len(layers)).to(goal)
-        return order, goal, membership
+        weights = None if self._layer_weights is None else goal.new_tensor([self._layer_weights[i] for i in order])
+        return _Goal(order, goal, membership, weights)
 
     def update_average(self) -> None:
         """Take the last forward pass into the running average: once per round, after the inner loop.
@@ -132,6 +138,18 @@ class BatchNormMatching:
             self.average = self._latest.clone()
         else:
             self.average = torch.lerp(self._latest, self.average, self.momentum)
+
+
+class _Goal(NamedTuple):
+    """The layers that a forward pass used, and what they are compared with."""
+
+    order: Sequence[int]
+    statistics: Tensor
+    """(2, channels) running means and variances."""
+    membership: Tensor
+    """(channels, layers) of 0 and 1."""
+    layer_weights: Tensor | None
+    """(layers,)."""
 
 
 def _scale(layer: Any) -> Tensor:

@@ -3,97 +3,158 @@
 It is the baseline that Fast DFKD is measured against, so it is given what its authors give it: jitter and
 flip, image priors, the Jensen-Shannon competition with the student, and clipping to valid pixels.
 
-What Adam moves is ``4·(pixels - 0.5)``: the scale on which natural images have about unit variance, so that
-the published step size and priors mean the same whatever normalization the teacher was trained with.
+What Adam moves is by default ``4·(pixels - 0.5)``: the scale on which natural images have about unit variance, so
+that the published step size and priors mean the same whatever normalization the teacher was trained with. With
+``scale: normalized`` it is the network's own input, and the priors look at what the network saw, as in the
+authors' code; ``tests`` compare that form with theirs.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import math
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from shared.specs import DeepInversionSynthesis, InputSpec
+from shared import seeds
+from shared.specs import DeepInversionSynthesis
+from synth_service.inversion import losses
 from synth_service.inversion.base import Check, Inverter
-from synth_service.inversion.losses import jensen_shannon, total_variation
-from synth_service.inversion.objective import BestImages
+from synth_service.inversion.batch_norm import layers_with_statistics
+from synth_service.inversion.objective import BestImages, Evaluation
+from synth_service.inversion.terms import (
+    Balance,
+    BatchNormStatistics,
+    Competition,
+    Forward,
+    ImagePrior,
+    LossTerm,
+    OneHot,
+)
 
 PIXEL_SCALE = 4.0
-ADAM_BETAS = (0.5, 0.9)
-"""As in the authors' ImageNet runs."""
+VARIATIONS = {"l1": losses.total_variation, "l2": losses.total_variation_l2}
+NORMS = {"squared": losses.squared_norm, "image": losses.norm, "batch": losses.batch_norm_of_pixels}
 
 
-def competition(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """1 - Jensen-Shannon divergence per image (N,): low where the student still disagrees."""
-    return 1 - jensen_shannon(student_logits, teacher_logits).clamp(0, 1)
-
-
-class DeepInversionInverter(Inverter):
+class DeepInversionInverter(Inverter[DeepInversionSynthesis]):
     """Optimizes pixels; keeps nothing from round to round but the round number."""
 
-    def __init__(
-        self,
-        spec: DeepInversionSynthesis,
-        teacher: nn.Module,
-        *,
-        num_classes: int,
-        input: InputSpec,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        super().__init__(
-            spec,
-            teacher,
-            num_classes=num_classes,
-            input=input,
-            seed=seed,
-            device=device,
-            disagreement=competition,
-            bn_momentum=0.0,
-        )
-        self.settings = spec
+    def terms(self) -> Sequence[LossTerm]:
+        """The classifier's losses, and the priors on pixels."""
+        spec, task, teacher = self.spec, self.setup.task, self.setup.teacher
+        terms: list[LossTerm] = [OneHot(spec.one_hot, task)]
+        if spec.bn > 0:
+            others = len(layers_with_statistics(teacher)) - 1
+            terms.append(BatchNormStatistics(spec.bn, teacher, layer_weights=[spec.bn_first_layer, *[1.0] * others]))
+        if spec.adversarial > 0:
+            terms.append(Competition(spec.adversarial, task))
+        if spec.balance > 0:
+            terms.append(Balance(spec.balance))
+        variation, norm = VARIATIONS[spec.total_variation_norm], NORMS[spec.l2_norm]
+        terms.append(ImagePrior("total_variation", spec.total_variation, variation, of=self._scaled))
+        terms.append(ImagePrior("l2", spec.l2, norm, of=self._scaled))
+        return terms
+
+    def _scaled(self, forward: Forward) -> Tensor:
+        """What the priors look at."""
+        if self.spec.scale == "normalized":
+            return forward.inputs
+        return PIXEL_SCALE * (forward.images - 0.5)
 
     def optimize(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
         """See the base class."""
-        shape = (len(targets), *self.input.shape)
-        noise = torch.randn(shape, generator=random, dtype=self.dtype, device=self.device)
-        scaled = noise.contiguous(memory_format=torch.channels_last).clamp_(-PIXEL_SCALE / 2, PIXEL_SCALE / 2)
-        scaled.requires_grad_()
-        adam = torch.optim.Adam([scaled], lr=self.settings.learning_rate, betas=ADAM_BETAS, fused=True)
-        shifts = self._draw_shifts()
-        best = BestImages()
-        for step in range(self.settings.steps):
-            check()
-            images = scaled / PIXEL_SCALE + 0.5
-            evaluation = self.objective(self._jitter(images, shifts[step], random), targets)
-            variation, norm = total_variation(scaled), scaled.square().sum((1, 2, 3))
-            evaluation = dataclasses.replace(
-                evaluation,
-                per_image=evaluation.per_image + self.settings.total_variation * variation + self.settings.l2 * norm,
-                terms=evaluation.terms | {"total_variation": variation.detach().mean(), "l2": norm.detach().mean()},
-            )
-            best.add(images, evaluation)
-            self.objective.backward(evaluation, [scaled])
-            adam.step()
-            with torch.no_grad():
-                scaled.clamp_(-PIXEL_SCALE / 2, PIXEL_SCALE / 2)
+        variable = self.draw_start(len(targets), random).requires_grad_()
+        best = BestImages(self.setup.task)
+        if self.spec.pooled_steps:
+            self._stage(variable, targets, random, check, best, steps=self.spec.pooled_steps, pooled=True)
+        self._stage(variable, targets, random, check, best, steps=self.spec.steps, pooled=False)
         return best
+
+    def _stage(
+        self,
+        variable: Tensor,
+        targets: Tensor,
+        random: torch.Generator,
+        check: Check,
+        best: BestImages,
+        *,
+        steps: int,
+        pooled: bool,
+    ) -> None:
+        """So many steps with an optimizer of their own; what is seen at half the size is no candidate to be kept."""
+        adam = torch.optim.Adam([variable], lr=self.spec.learning_rate, betas=self.spec.adam_betas, fused=True)
+        shifts = self.draw_shifts(steps, self.spec.jitter // 2 if pooled else self.spec.jitter)
+        for step in range(steps):
+            check()
+            adam.param_groups[0]["lr"] = self._learning_rate(step, steps)
+            seen = F.avg_pool2d(variable, 2) if pooled else variable
+            evaluation = self._look(seen, targets, shifts[step], random)
+            targets = evaluation.targets
+            best.add(self._to_pixels(variable), evaluation, keep=not pooled)
+            self.objective.backward(evaluation, [variable])
+            adam.step()
+            self._clip(variable)
+
+    def _look(self, seen: Tensor, targets: Tensor, shift: tuple[int, int], random: torch.Generator) -> Evaluation:
+        if self.spec.scale == "normalized":
+            inputs = self._jitter(seen, shift, random)
+            return self.objective.evaluate(inputs, targets, images=self._to_pixels(seen))
+        pixels = self._to_pixels(seen)
+        return self.objective(self._jitter(pixels, shift, random), targets, images=pixels)
 
     def commit(self) -> None:
         """Nothing lasts."""
 
-    def _draw_shifts(self) -> list[tuple[int, int]]:
+    def draw_start(self, count: int, random: torch.Generator) -> Tensor:
+        """Noise (count, C, H, W) on the scale that Adam works on."""
+        noise = torch.randn((count, *self.input.shape), generator=random, dtype=self.dtype, device=self.device)
+        noise = noise.contiguous(memory_format=torch.channels_last)
+        return noise if self.spec.scale == "normalized" else noise.clamp_(-PIXEL_SCALE / 2, PIXEL_SCALE / 2)
+
+    def draw_shifts(self, steps: int, reach: int) -> list[tuple[int, int]]:
         """(down, right) of every step. Drawn on the host, where they are needed, so that no step waits."""
-        reach = self.settings.jitter
-        cpu = torch.Generator().manual_seed(self.random(f"shifts of round {self.rounds}").initial_seed())
-        drawn = torch.randint(-reach, reach + 1, (self.settings.steps, 2), generator=cpu)
+        cpu = seeds.generator(self.setup.seed, f"{steps} shifts by {reach} of round {self.rounds}")
+        drawn = torch.randint(-reach, reach + 1, (steps, 2), generator=cpu)
         return [(down, right) for down, right in drawn.tolist()]
 
+    def draw_mirrored(self, count: int, random: torch.Generator) -> Tensor:
+        """(count, 1, 1, 1): which images to mirror, each with probability one half."""
+        return torch.rand(count, 1, 1, 1, generator=random, device=self.device) < 0.5
+
+    def _learning_rate(self, step: int, steps: int) -> float:
+        """Of one step of a stage: a linear warm-up, then constant or down half a cosine."""
+        warmup, base = self.spec.warmup_steps, self.spec.learning_rate
+        if step < warmup:
+            return base * (step + 1) / warmup
+        if self.spec.learning_rate_schedule == "constant":
+            return base
+        return base / 2 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
     def _jitter(self, images: Tensor, shift: tuple[int, int], random: torch.Generator) -> Tensor:
-        """Shift all images alike, around the edges; mirror each with probability one half."""
+        """Shift all images alike, around the edges; mirror half of them."""
         images = torch.roll(images, shift, dims=(2, 3))
-        if not self.settings.horizontal_flip:
+        if not self.spec.horizontal_flip:
             return images
-        mirrored = torch.rand(len(images), 1, 1, 1, generator=random, device=self.device) < 0.5
-        return torch.where(mirrored, images.flip(3), images)
+        return torch.where(self.draw_mirrored(len(images), random), images.flip(3), images)
+
+    def _to_pixels(self, variable: Tensor) -> Tensor:
+        """From the scale that Adam works on to pixels in [0, 1]."""
+        if self.spec.scale == "normalized":
+            normalize = self.objective.normalize
+            return variable * normalize.std + normalize.mean
+        return variable / PIXEL_SCALE + 0.5
+
+    @torch.no_grad()
+    def _clip(self, variable: Tensor) -> None:
+        """To what pixels can be."""
+        if not self.spec.clip:
+            return
+        if self.spec.scale == "normalized":
+            lowest = self.objective.normalize(torch.zeros_like(variable[:1]))
+            highest = self.objective.normalize(torch.ones_like(variable[:1]))
+            torch.clamp(variable, lowest, highest, out=variable)
+        else:
+            variable.clamp_(-PIXEL_SCALE / 2, PIXEL_SCALE / 2)

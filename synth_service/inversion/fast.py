@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from shared.specs import FastSynthesis
 from synth_service.inversion.generator_inverter import GeneratorInverter
 
 
-class FastInverter(GeneratorInverter):
+class FastInverter(GeneratorInverter[FastSynthesis]):
     """Sequential reuse: each round starts where the one before it ended."""
 
     def learn(self) -> None:

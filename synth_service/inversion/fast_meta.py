@@ -10,31 +10,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from shared.specs import FastMetaSynthesis, InputSpec
+from shared.specs import FastMetaSynthesis
 from synth_service.inversion.base import Check
 from synth_service.inversion.generator_inverter import ADAM_BETAS, GeneratorInverter
 from synth_service.inversion.objective import BestImages, gradients_of
+from synth_service.inversion.terms import Setup
 
 REPTILE_SCALE = 67.0
 """Factor of (lasting - adapted). Adam all but ignores it; it is kept so that published numbers are met."""
 
 
-class FastMetaInverter(GeneratorInverter):
+class FastMetaInverter(GeneratorInverter[FastMetaSynthesis]):
     """Algorithm 1 with an outer optimizer over generator and learned latents."""
 
-    def __init__(
-        self,
-        spec: FastMetaSynthesis,
-        teacher: nn.Module,
-        *,
-        num_classes: int,
-        input: InputSpec,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        super().__init__(spec, teacher, num_classes=num_classes, input=input, seed=seed, device=device)
+    def __init__(self, spec: FastMetaSynthesis, setup: Setup) -> None:
+        super().__init__(spec, setup)
         self.reptile = spec.meta_gradient == "reptile"
         parameters = self.lasting
         latents = [] if self.learned_latents is None else [parameters.pop()]

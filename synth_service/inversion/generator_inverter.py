@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,44 +22,29 @@ from torch import Tensor, nn
 from shared.errors import UserError
 from shared.networks.devices import autocast
 from shared.networks.image_operations import BatchAugmentation
-from shared.specs import GeneratorSynthesis, InputSpec
+from shared.specs import GeneratorSynthesis
 from synth_service.inversion.base import Check, Inverter
 from synth_service.inversion.generators import build_generator
-from synth_service.inversion.losses import adversarial_divergence
 from synth_service.inversion.objective import BestImages
+from synth_service.inversion.terms import Adversarial, Balance, BatchNormStatistics, LossTerm, OneHot, Setup
 
 ADAM_BETAS = (0.5, 0.999)
 """Of the inner and the outer optimizer, as published."""
 
 
-class GeneratorInverter(Inverter):
+G = TypeVar("G", bound=GeneratorSynthesis)
+
+
+class GeneratorInverter(Inverter[G]):
     """Inverts through a generator that is carried from round to round.
 
     Raises:
         UserError: ``teacher_has_no_batchnorm`` or ``augmentation_does_not_fit``.
     """
 
-    def __init__(
-        self,
-        spec: GeneratorSynthesis,
-        teacher: nn.Module,
-        *,
-        num_classes: int,
-        input: InputSpec,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        super().__init__(
-            spec,
-            teacher,
-            num_classes=num_classes,
-            input=input,
-            seed=seed,
-            device=device,
-            disagreement=adversarial_divergence,
-            bn_momentum=spec.bn_momentum,
-        )
-        self.settings = spec
+    def __init__(self, spec: G, setup: Setup) -> None:
+        super().__init__(spec, setup)
+        input = setup.input
         try:
             self.augment = BatchAugmentation(spec.augmentation, (input.height, input.width))
         except ValueError as error:
@@ -80,6 +66,18 @@ class GeneratorInverter(Inverter):
         self.latents = torch.empty(0)
         """The latents of the running or last round, as adapted."""
 
+    def terms(self) -> Sequence[LossTerm]:
+        """The paper's losses, and the balance of classes where the spec gives it a weight."""
+        spec, task = self.spec, self.setup.task
+        terms: list[LossTerm] = [OneHot(spec.one_hot, task)]
+        if spec.bn > 0:
+            terms.append(BatchNormStatistics(spec.bn, self.setup.teacher, momentum=spec.bn_momentum))
+        if spec.adversarial > 0:
+            terms.append(Adversarial(spec.adversarial, task))
+        if spec.balance > 0:
+            terms.append(Balance(spec.balance))
+        return terms
+
     @property
     def lasting(self) -> list[Tensor]:
         """What is carried from round to round: generator parameters and, if there are any, learned latents."""
@@ -97,25 +95,25 @@ class GeneratorInverter(Inverter):
 
     def optimize(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
         """Algorithm 1's inner loop; see the base class."""
-        if self.rounds + 1 == self.settings.reset_first_layer_at_batch:
+        if self.rounds + 1 == self.spec.reset_first_layer_at_batch:
             # Drawn from a generator of its own, so that a repeated round draws the same.
             self.generator.reset_first_layer(self.random("first layer"))
         weights, latents = self._start_round(len(targets), random)
         adam = torch.optim.Adam(
             [
-                {"params": weights, "lr": self.settings.generator_learning_rate},
-                {"params": [latents], "lr": self.settings.latent_learning_rate},
+                {"params": weights, "lr": self.spec.generator_learning_rate},
+                {"params": [latents], "lr": self.spec.latent_learning_rate},
             ],
             betas=ADAM_BETAS,
             fused=True,
         )
-        best = BestImages()
-        for step in range(self.settings.steps):
+        best = BestImages(self.setup.task)
+        for step in range(self.spec.steps):
             check()
             with autocast(self.device):
                 images = self.adapted(latents[: len(targets)])
-            match = self.settings.match_targets and step == 0
-            evaluation = self.objective(self.augment(images, random), targets, match=match)
+            deal = self.spec.match_targets and step == 0
+            evaluation = self.objective(self.augment(images, random), targets, images=images, deal=deal)
             targets = evaluation.targets
             best.add(images, evaluation)
             self.objective.backward(evaluation, [*weights, latents])

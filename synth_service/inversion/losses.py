@@ -2,9 +2,9 @@
 
 Each function takes tensors and, where the loss of an image does not depend on the other images, returns
 one value per image: their mean is what gets minimized, and they tell the best image apart from the best
-batch. The loss that compares whole batches, on BatchNorm statistics, is in ``batch_norm``. Nothing here
-knows of jobs, files or devices. Symbols follow Fang et al., "Up to 100x Faster Data-Free Knowledge
-Distillation", AAAI 2022.
+batch. The loss that compares whole batches, on BatchNorm statistics, is in ``batch_norm``; what depends on
+the task (cross-entropy, divergence) is in ``shared.tasks``; ``terms`` gives each a name and a weight. Symbols
+follow Fang et al., "Up to 100x Faster Data-Free Knowledge Distillation", AAAI 2022.
 """
 
 from __future__ import annotations
@@ -14,41 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def one_hot(teacher_logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy (N,) of the teacher's prediction to the class that the image should show.
-
-    Args:
-        teacher_logits: (N, C), unnormalised.
-        targets: (N,) int64.
-    """
-    return F.cross_entropy(teacher_logits, targets, reduction="none")
-
-
-def adversarial_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Negative KL(teacher ‖ student) where both agree on the class, 0 elsewhere.
-
-    Minimising it drives images to where the student imitates the teacher's label but not its
-    distribution (decision adversarial distillation).
-
-    Args:
-        student_logits, teacher_logits: (N, C), unnormalised.
-
-    Returns:
-        (N,) values ≤ 0. Gradients flow through both arguments.
-    """
-    agree = student_logits.argmax(1) == teacher_logits.argmax(1)
-    divergence = F.kl_div(student_logits.log_softmax(1), teacher_logits.softmax(1), reduction="none").sum(1)
-    return -(divergence * agree)
-
-
 def jensen_shannon(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 3.0) -> Tensor:
-    """Jensen-Shannon-like divergence (N,) ≥ 0 of student and teacher, as DeepInversion measures disagreement.
+    """Jensen-Shannon-like divergence (N, …) of student and teacher, as DeepInversion measures disagreement.
 
     It is ½ KL(M ‖ P) + ½ KL(M ‖ Q) with M = (P + Q)/2, the direction of Yin et al.'s code, and the
     probabilities are clipped to [0.01, 0.99] so that one confident class does not drown the others.
 
     Args:
-        student_logits, teacher_logits: (N, C), unnormalised; symmetric in both.
+        student_logits, teacher_logits: (N, C, …), unnormalised; symmetric in both.
         temperature: softens both distributions.
     """
     student = (student_logits / temperature).softmax(1)
@@ -63,12 +36,12 @@ def class_balance(logits: Tensor) -> Tensor:
     """Negative entropy of the batch's mean prediction: lowest, -log C, when all classes are equally likely.
 
     Args:
-        logits: (N, C), unnormalised.
+        logits: (N, C, …), unnormalised; the mean is over all dimensions but that of the classes.
 
     Returns:
         Scalar in [-log C, 0].
     """
-    mean = logits.softmax(1).mean(0)
+    mean = logits.softmax(1).transpose(0, 1).flatten(1).mean(1)
     return torch.xlogy(mean, mean).sum()
 
 
@@ -78,10 +51,40 @@ def total_variation(images: Tensor) -> Tensor:
     Args:
         images: (N, C, H, W), both sides at least 2.
     """
+    return torch.stack([difference.abs().mean((1, 2, 3)) for difference in _differences(images)]).sum(0)
+
+
+def total_variation_l2(images: Tensor) -> Tensor:
+    """Scalar: the 2-norms of the whole batch's neighbour differences, summed over the four directions.
+
+    The form of DeepInversion's authors; it grows with batch and size.
+    """
+    return torch.stack([torch.linalg.vector_norm(difference) for difference in _differences(images)]).sum()
+
+
+def _differences(images: Tensor) -> list[Tensor]:
+    """Of every pixel with its neighbours to the right, below, and along both diagonals."""
     pairs = (
         (images[:, :, :, :-1], images[:, :, :, 1:]),
         (images[:, :, :-1, :], images[:, :, 1:, :]),
         (images[:, :, :-1, 1:], images[:, :, 1:, :-1]),
         (images[:, :, :-1, :-1], images[:, :, 1:, 1:]),
     )
-    return torch.stack([(one - other).abs().mean((1, 2, 3)) for one, other in pairs]).sum(0)
+    return [one - other for one, other in pairs]
+
+
+def squared_norm(images: Tensor) -> Tensor:
+    """(N,) sum of squares."""
+    return images.square().sum((1, 2, 3))
+
+
+def norm(images: Tensor) -> Tensor:
+    """(N,) 2-norm of each image."""
+    norms: Tensor = torch.linalg.vector_norm(images, dim=(1, 2, 3))
+    return norms
+
+
+def batch_norm_of_pixels(images: Tensor) -> Tensor:
+    """Scalar: the 2-norm of the whole batch."""
+    whole: Tensor = torch.linalg.vector_norm(images)
+    return whole

@@ -1,27 +1,25 @@
 """What an inversion minimizes, and what it keeps.
 
-``Objective`` weighs the losses of one forward pass through the frozen teacher (and, for the adversarial
-term, the student). ``BestImages`` keeps, image by image, the inner step at which an image did best. Both
+``Objective`` adds up the weighted terms of one forward pass through the frozen teacher (and, where a term asks
+for it, the student). ``BestImages`` keeps, image by image, the inner step at which an image did best. Both
 leave every number on the device: the host looks once per round, in ``BestImages.fetch``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from shared.errors import UserError
 from shared.networks.devices import autocast, reduced_precision
-from shared.networks.image_operations import Normalization, to_bytes
-from shared.specs import InputSpec, SynthesisBase
-from synth_service.inversion.batch_norm import BatchNormMatching, layers_with_statistics
-from synth_service.inversion.losses import one_hot
+from shared.networks.image_operations import Normalization, to_bytes, to_pixels
+from shared.tasks.base import Task
+from synth_service.inversion.terms import Forward, LossTerm, Setup
 
 FLOAT16_LOSS_SCALE = 256.0
 """Lifts gradients over float16's smallest numbers on devices without bfloat16; constant, so it needs no sync."""
@@ -34,11 +32,10 @@ class SyntheticBatch:
     images: Tensor
     """(N, C, H, W) uint8, rounded."""
     targets: Tensor
-    """(N,) int64: the class that each image was made for."""
-    teacher_top1: Tensor
-    """(N,) int64: the class that the teacher saw, in the augmented view by which the image was chosen."""
-    teacher_confidence: Tensor
-    """(N,) float32 in [0, 1]: the teacher's probability of that class, in the same view."""
+    """(N, …) int64: what each image was made for, or, where labels follow the pixels, what the teacher sees in it."""
+    described: dict[str, Tensor]
+    """What the task says of the teacher's answers, (N,) each, such as ``teacher_confidence``: of the augmented view by
+    which an image was chosen, or, where labels follow the pixels, of the image as it is."""
     loss_history: dict[str, list[float]]
     """Unweighted loss terms, averaged over the batch, for every inner step."""
 
@@ -57,58 +54,36 @@ class Evaluation:
     terms: dict[str, Tensor]
     """Unweighted scalars."""
     teacher_logits: Tensor
-    """(N, num_classes)."""
+    """(N, num_classes, …)."""
     targets: Tensor
-    """(N,) the classes that the one-hot term asked for."""
+    """(N, …) what the one-hot term asked for."""
 
 
 class Objective:
-    """Weighted sum of the BatchNorm, one-hot and adversarial losses.
+    """The weighted sum of a method's terms.
 
     Args:
-        spec: gives the weights ``bn``, ``one_hot`` and ``adversarial``.
-        teacher: on ``device``.
-        disagreement: per-image adversarial loss of (student_logits, teacher_logits).
-        bn_momentum: see ``BatchNormMatching``.
-
-    Raises:
-        UserError: ``teacher_has_no_batchnorm``.
+        setup: teacher, task and images.
+        terms: in the order in which they are added; no name twice.
     """
 
-    def __init__(
-        self,
-        spec: SynthesisBase,
-        teacher: nn.Module,
-        *,
-        num_classes: int,
-        input: InputSpec,
-        disagreement: Callable[[Tensor, Tensor], Tensor],
-        bn_momentum: float,
-        device: torch.device,
-    ) -> None:
-        self.spec = spec
-        self.teacher = teacher
+    def __init__(self, setup: Setup, terms: Sequence[LossTerm]) -> None:
+        names = [term.name for term in terms]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two terms of one name among {', '.join(names)}")
+        self.terms = tuple(terms)
+        self.teacher = setup.teacher
         self.student: nn.Module | None = None
-        self.num_classes = num_classes
-        self.disagreement = disagreement
-        self.dtype = working_dtype(teacher)
-        self.device = device
-        self.normalize = Normalization(input).to(device, self.dtype)
-        self.matching: BatchNormMatching | None = None
-        if spec.bn > 0:
-            if not layers_with_statistics(teacher):
-                raise UserError(
-                    "teacher_has_no_batchnorm",
-                    f"synthesis.bn is {spec.bn:g}, but the teacher has no BatchNorm layer with running statistics; "
-                    "set synthesis.bn to 0 to invert it with the other terms alone",
-                )
-            self.matching = BatchNormMatching(teacher, bn_momentum)
-        self.loss_scale = FLOAT16_LOSS_SCALE if reduced_precision(device) is torch.float16 else 1.0
+        self.task = setup.task
+        self.dtype = setup.dtype
+        self.device = setup.device
+        self.normalize = Normalization(setup.input).to(setup.device, setup.dtype)
+        self.loss_scale = FLOAT16_LOSS_SCALE if reduced_precision(setup.device) is torch.float16 else 1.0
 
     @property
     def opponent(self) -> nn.Module | None:
-        """The student, where the adversarial term counts."""
-        return self.student if self.spec.adversarial > 0 else None
+        """The student, where a term asks for it."""
+        return self.student if any(term.needs_student for term in self.terms) else None
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -117,44 +92,53 @@ class Objective:
             stack.enter_context(frozen(self.teacher))
             if self.opponent is not None:
                 stack.enter_context(frozen(self.opponent))
-            if self.matching is not None:
-                stack.enter_context(self.matching.observing())
+            for term in self.terms:
+                stack.enter_context(term.watching())
             yield
 
-    def __call__(self, views: Tensor, targets: Tensor, *, match: bool = False) -> Evaluation:
-        """Evaluate pixels in [0, 1] (N, C, H, W), as augmented, for their target classes (N,).
+    def __call__(
+        self, views: Tensor, targets: Tensor, *, images: Tensor | None = None, deal: bool = False
+    ) -> Evaluation:
+        """Evaluate pixels in [0, 1] (N, C, H, W), as augmented, for their targets (N, …).
 
-        With ``match`` the targets are first dealt out anew, see ``match_targets``.
+        Args:
+            views: what the networks are to see.
+            targets: see ``Task.targets``.
+            images: the pixels before augmentation, for terms that look at those; the views themselves by default.
+            deal: see ``Task.match``.
         """
-        normalized = self.normalize(views).contiguous(memory_format=torch.channels_last)
+        return self.evaluate(self.normalize(views), targets, images=views if images is None else images, deal=deal)
+
+    def evaluate(self, inputs: Tensor, targets: Tensor, *, images: Tensor, deal: bool = False) -> Evaluation:
+        """The same of inputs that are normalized already."""
+        normalized = inputs.contiguous(memory_format=torch.channels_last)
         student_logits = None
         with autocast(self.device):
-            teacher_logits = self.teacher(normalized)
+            teacher_logits = self._ask(self.teacher, normalized, "the teacher")
             if self.opponent is not None:
-                student_logits = self.opponent(normalized).to(self.dtype)
-        if not isinstance(teacher_logits, Tensor) or teacher_logits.shape != (len(views), self.num_classes):
-            seen = tuple(teacher_logits.shape) if isinstance(teacher_logits, Tensor) else type(teacher_logits).__name__
-            raise UserError(
-                "wrong_output_shape",
-                f"the teacher must return logits of shape ({len(views)}, {self.num_classes}) "
-                f"for {len(views)} images and teacher.num_classes {self.num_classes}, but returned {seen}",
-            )
-        teacher_logits = teacher_logits.to(self.dtype)
+                student_logits = self._ask(self.opponent, normalized, "the student")
+        targets = self.task.match(teacher_logits.detach(), targets, deal=deal)
+        forward = Forward(images, inputs, targets, teacher_logits, student_logits)
+        values: dict[str, Tensor] = {}
+        total = torch.zeros((), dtype=self.dtype, device=self.device)
+        for term in self.terms:
+            if term.needs_student and student_logits is None:
+                continue
+            value = term(forward)
+            total = total + term.weight * value
+            values[term.name] = value.detach() if value.ndim == 0 else value.detach().mean()
+        return Evaluation(total.expand(len(inputs)), values, teacher_logits.detach(), targets)
 
-        if match:
-            targets = match_targets(teacher_logits.detach(), targets)
-        cross_entropy = one_hot(teacher_logits, targets)
-        per_image = self.spec.one_hot * cross_entropy
-        terms = {"one_hot": cross_entropy.detach().mean()}
-        if self.matching is not None:
-            statistics = self.matching.loss()
-            per_image = per_image + self.spec.bn * statistics
-            terms["bn"] = statistics.detach()
-        if student_logits is not None:
-            adversarial = self.disagreement(student_logits, teacher_logits)
-            per_image = per_image + self.spec.adversarial * adversarial
-            terms["adversarial"] = adversarial.detach().mean()
-        return Evaluation(per_image, terms, teacher_logits.detach(), targets)
+    @torch.no_grad()
+    def answer(self, images: Tensor) -> Tensor:
+        """The teacher's logits for pixels in [0, 1], as they are."""
+        with autocast(self.device):
+            return self._ask(
+                self.teacher, self.normalize(images).contiguous(memory_format=torch.channels_last), "the teacher"
+            )
+
+    def _ask(self, network: nn.Module, inputs: Tensor, name: str) -> Tensor:
+        return self.task.logits(network(inputs), inputs.shape, network=name).to(self.dtype)
 
     def backward(self, evaluation: Evaluation, parameters: list[Tensor]) -> None:
         """Set ``grad`` of these leaves, replacing what was there; no weight gradient of a network is computed.
@@ -184,9 +168,10 @@ class BestImages:
     statistics of the whole batch; and the mean of what is compared is the loss that was minimized.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task) -> None:
+        self._task = task
         self.targets = torch.empty(0)
-        """(N,) classes that the images were made for."""
+        """(N, …) what the images were made for."""
         self._lowest: Tensor | None = None
         self._images = self._logits = torch.empty(0)
         self._history: list[dict[str, Tensor]] = []
@@ -196,10 +181,15 @@ class BestImages:
         """(N, C, H, W) pixels in [0, 1], on the device."""
         return self._images
 
-    def add(self, images: Tensor, evaluation: Evaluation) -> None:
-        """One inner step: its pixels (N, C, H, W) and what the objective said of them."""
-        images, objective = images.detach(), evaluation.per_image.detach()
+    def add(self, images: Tensor, evaluation: Evaluation, *, keep: bool = True) -> None:
+        """One inner step: its pixels (N, C, H, W) and what the objective said of them.
+
+        With ``keep`` off only the losses are noted: the step was about other images than those to be kept.
+        """
         self._history.append(evaluation.terms)
+        if not keep:
+            return
+        images, objective = images.detach(), evaluation.per_image.detach()
         self.targets = evaluation.targets
         if self._lowest is None:
             self._lowest, self._images, self._logits = objective, images.clone(), evaluation.teacher_logits
@@ -207,20 +197,32 @@ class BestImages:
         better = objective < self._lowest
         self._lowest = torch.where(better, objective, self._lowest)
         self._images = torch.where(better.view(-1, 1, 1, 1), images, self._images)
-        self._logits = torch.where(better.view(-1, 1), evaluation.teacher_logits, self._logits)
+        if not self._task.labels_follow_pixels:
+            logits = evaluation.teacher_logits
+            self._logits = torch.where(better.view(-1, *(1,) * (logits.ndim - 1)), logits, self._logits)
 
-    def fetch(self, round_number: int) -> SyntheticBatch:
+    def fetch(self, objective: Objective, round_number: int) -> SyntheticBatch:
         """Bring everything to the host, waiting for the device once.
+
+        Args:
+            objective: that the images were made with.
+            round_number: for errors.
 
         Raises:
             UserError: ``non_finite_loss``, with the first step and term that blew up.
         """
-        confidence, top1 = self._logits.softmax(1).max(1)
+        task = self._task
+        stored = to_bytes(self._images).contiguous()
+        logits, targets = self._logits, self.targets
+        if task.labels_follow_pixels:
+            logits = objective.answer(to_pixels(stored).to(objective.dtype))
+            targets = task.relabel(logits, targets)
+        described = task.describe(logits)
         history = {term: torch.stack([step[term] for step in self._history]) for term in self._history[0]}
-        images, targets, top1, confidence, *curves = _to_host(
-            [to_bytes(self._images).contiguous(), self.targets, top1, confidence.float(), *history.values()]
-        )
-        loss_history = {term: curve.tolist() for term, curve in zip(history, curves, strict=True)}
+        fetched = iter(_to_host([stored, targets, *described.values(), *history.values()]))
+        images, targets = next(fetched), next(fetched)
+        described = {name: next(fetched) for name in described}
+        loss_history = {term: next(fetched).tolist() for term in history}
         for step in range(len(self._history)):
             for term, curve in loss_history.items():
                 if not math.isfinite(curve[step]):
@@ -230,29 +232,7 @@ class BestImages:
                         "use a lower learning rate in synthesis or a lower weight of that term, "
                         "and check that the teacher's checkpoint holds finite numbers",
                     )
-        return SyntheticBatch(images, targets, top1, confidence, loss_history)
-
-
-def match_targets(teacher_logits: Tensor, targets: Tensor) -> Tensor:
-    """The same targets, dealt out so that each image gets a class that the teacher already leans to.
-
-    Latents are random and say nothing of a class, and a few steps cannot turn an image that looks like a
-    three into a seven. Which image of a batch is to become which class is free, though, so the assignment
-    is the one that maximizes the batch's total log-probability; the classes stay as balanced as they were.
-    The host waits for the device once.
-
-    Args:
-        teacher_logits: (N, C) of the first inner step.
-        targets: (N,) int64.
-
-    Returns:
-        (N,) a permutation of ``targets``.
-    """
-    gain = teacher_logits.log_softmax(1)[:, targets].float().nan_to_num()  # (image, target)
-    images, places = linear_sum_assignment(gain.cpu().numpy(), maximize=True)
-    order = torch.empty(len(targets), dtype=torch.int64)
-    order[torch.from_numpy(images)] = torch.from_numpy(places)
-    return targets[order.to(targets.device, non_blocking=True)]
+        return SyntheticBatch(images, targets, described, loss_history)
 
 
 @contextmanager
@@ -269,12 +249,6 @@ def frozen(network: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)
-
-
-def working_dtype(network: nn.Module) -> torch.dtype:
-    """float64 for a network of float64 parameters, float32 for any other."""
-    first = next(network.parameters(), None)
-    return torch.float64 if first is not None and first.dtype == torch.float64 else torch.float32
 
 
 def _to_host(tensors: list[Tensor]) -> list[Tensor]:

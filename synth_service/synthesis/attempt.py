@@ -11,18 +11,17 @@ import time
 from collections.abc import Mapping
 
 import structlog
-import torch
 
+from shared import seeds
 from shared.broker import StudentSnapshot
 from shared.networks.devices import choose_device
 from shared.shards.format import SampleBatch
-from shared.specs import MAX_PARTITIONS
 from shared.storage import job_paths
 from shared.worker.completion import finish
 from shared.worker.loop import Turn
 from shared.worker.models import Models
 from shared.worker.work_files import encode
-from synth_service.inversion import SyntheticBatch, build_inverter
+from synth_service.inversion import Setup, SyntheticBatch, build_inverter
 from synth_service.synthesis.pacing import Backpressure
 from synth_service.synthesis.plan import PartitionPlan, ShardPlan
 from synth_service.synthesis.preview import Preview
@@ -56,7 +55,6 @@ class Synthesis:
         self._turn = turn
         self._spec = spec.synthesis
         self._task = turn.attempt.task
-        self._num_classes = spec.teacher.num_classes
         device = choose_device(turn.settings.device)
         self._models = Models(spec, turn.storage, turn.scratch, turn.settings.allowed_factories)
         self._wants_student = spec.distillation is not None and self._spec.adversarial > 0
@@ -64,11 +62,13 @@ class Synthesis:
         self._snapshot: StudentSnapshot | None = None
         self._inverter = build_inverter(
             self._spec,
-            self._models.teacher().to(device),
-            num_classes=self._num_classes,
-            input=spec.teacher.input,
-            seed=spec.seed * MAX_PARTITIONS + self._task.partition,
-            device=device,
+            Setup(
+                teacher=self._models.teacher().to(device),
+                task=self._models.task,
+                input=spec.teacher.input,
+                seed=seeds.partition_seed(spec.seed, self._task.partition),
+                device=device,
+            ),
         )
         if turn.settings.compile_networks:
             self._inverter.compile_networks()
@@ -84,7 +84,7 @@ class Synthesis:
             turn.attempt.job_id,
             self._task.partition,
             turn.attempt.number,
-            num_classes=self._num_classes,
+            num_classes=spec.teacher.num_classes,
         )
 
     def resume(self) -> None:
@@ -113,6 +113,7 @@ class Synthesis:
             partition=self._task.partition,
             attempt=attempt.number,
             image_format=self._spec.image_format,
+            labels=self._models.task.labels,
             on_wait=self._while_waiting,
             on_sealed=self._preview.add,
         ) as writer:
@@ -145,8 +146,8 @@ class Synthesis:
             self._use_newest_student()
             started = time.perf_counter()
             count = min(left, self._spec.batch_size)
-            targets = [self._plan.target(first + place, self._num_classes) for place in range(count)]
-            batch = self._inverter.invert(torch.tensor(targets), self._turn.check)
+            targets = self._models.task.targets(self._plan.number_in_job(first), count)
+            batch = self._inverter.invert(targets, self._turn.check)
             self._seconds += time.perf_counter() - started
             self._rounds += 1
             batches.append(self._samples(batch))
@@ -160,8 +161,7 @@ class Synthesis:
         return SampleBatch(
             images=batch.images.numpy(),
             targets=batch.targets.numpy(),
-            teacher_top1=batch.teacher_top1.numpy(),
-            teacher_confidence=batch.teacher_confidence.numpy(),
+            described={name: values.numpy() for name, values in batch.described.items()},
             round=self._rounds,
             student_version=self._snapshot.version if self._snapshot else 0,
         )

@@ -56,6 +56,6 @@ class PartitionPlan:
         self._index += 1
         return plan
 
-    def target(self, image: int, num_classes: int) -> int:
-        """Target class of an image number of this partition."""
-        return (self.first_global_image + image) % num_classes
+    def number_in_job(self, image: int) -> int:
+        """Number among all images of the job, from which its target follows, of one of this partition."""
+        return self.first_global_image + image

@@ -18,8 +18,10 @@ from typing import Generic, Self, TypeVar
 from shared.logs import in_this_context
 from shared.shards.format import SampleBatch, seal, write_shard
 from shared.shards.manifest import ImageFormat, ShardManifest
+from shared.shards.reader import CLASS_NUMBERS
 from shared.storage import Storage
 from shared.storage.outages import will_pass
+from shared.tasks.labels import LabelFormat
 
 Payload = TypeVar("Payload")
 
@@ -38,6 +40,7 @@ class ShardWriter(Generic[Payload]):
         local_folder: where a shard is written first; on the disk of a local storage it is only renamed.
         job, partition, attempt: whose shards these are.
         image_format: of the image members.
+        labels: how the targets are written.
         max_waiting: shards that may wait for the thread; ``submit`` blocks beyond. Bounds the memory.
         on_wait: called now and then in the caller's thread while that waits for the writer, with the error of a
             full storage while the writer itself waits for room; what it raises ends the wait.
@@ -55,6 +58,7 @@ class ShardWriter(Generic[Payload]):
         partition: int,
         attempt: int,
         image_format: ImageFormat,
+        labels: LabelFormat = CLASS_NUMBERS,
         max_waiting: int = 2,
         on_wait: Callable[[OSError | None], None] = lambda _: None,
         on_sealed: Callable[[Sequence[SampleBatch]], None] = lambda _: None,
@@ -67,6 +71,7 @@ class ShardWriter(Generic[Payload]):
         self._partition = partition
         self._attempt = attempt
         self._image_format = image_format
+        self._labels = labels
         self._on_wait = on_wait
         self._on_sealed = on_sealed
         self._clock = clock
@@ -193,6 +198,7 @@ class ShardWriter(Generic[Payload]):
             first_image=first_image,
             image_format=self._image_format,
             created_at=self._clock(),
+            labels=self._labels,
         )
         try:
             seal(self._storage, self._folder, path, manifest)

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from shared.networks.image_operations import Normalization, to_bytes, to_pixels
+from shared.shards.reader import Samples
 from shared.specs import InputSpec
+from shared.tasks.base import build_task
 
 INPUT = InputSpec(channels=1, height=8, width=8, mean=(0.4,), std=(0.3,))
 NUM_CLASSES = 4
 CPU = torch.device("cpu")
+TASK = build_task("classification", NUM_CLASSES)
 
 
 def toy_images(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -21,6 +24,12 @@ def toy_images(count: int, seed: int) -> tuple[Tensor, Tensor]:
     quadrants = torch.zeros(NUM_CLASSES, 1, 2, 2)
     quadrants.view(NUM_CLASSES, 4).fill_diagonal_(0.25)
     return to_bytes(pixels + nn.functional.interpolate(quadrants, scale_factor=4)[labels]), labels
+
+
+def toy_samples(count: int, seed: int) -> list[Samples]:
+    """The same as a reader gives them."""
+    images, labels = toy_images(count, seed)
+    return [Samples(images.numpy(), labels.numpy())]
 
 
 def toy_network(seed: int, *, width: int = 8, dropout: float = 0.0, num_classes: int = NUM_CLASSES) -> nn.Module:

@@ -25,6 +25,7 @@ from shared.errors import UserError
 from shared.shards.patterns import expand_shards
 from shared.shards.reader import iter_samples
 from shared.specs import JobSpec
+from shared.tasks.labels import ClassNumbers
 from shared.weight_files.fingerprints import recognize
 from shared.weight_files.inspection import UnreadableFile, UnsafePickle, inspect
 from synth_service.api.dashboard.job_form import form_sections, goal_of, shortest
@@ -83,7 +84,7 @@ def check_shard(data: bytes) -> None:
     path = _file()
     path.write_bytes(_tar(data[0] % (len(MEMBERS) + 2), data[1:]) if data else b"")
     with contextlib.suppress(UserError):
-        for samples in iter_samples([path], SHAPE, require_labels=True, num_classes=10, batch_size=4):
+        for samples in iter_samples([path], SHAPE, require_labels=True, labels=ClassNumbers(10), batch_size=4):
             assert samples.images.shape[1:] == SHAPE
             assert ((samples.targets >= 0) & (samples.targets < 10)).all()
 

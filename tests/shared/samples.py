@@ -18,8 +18,10 @@ def batch(
     return SampleBatch(
         images=rng.integers(0, 256, (count, channels, height, width), dtype=np.uint8),
         targets=targets,
-        teacher_top1=(targets + (rng.random(count) < 0.2)) % classes,
-        teacher_confidence=rng.random(count, dtype=np.float32),
+        described={
+            "teacher_top1": (targets + (rng.random(count) < 0.2)) % classes,
+            "teacher_confidence": rng.random(count, dtype=np.float32),
+        },
         round=seed,
         student_version=seed,
     )

@@ -13,9 +13,17 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from shared.jobs import JobRecord
+from shared.specs import METHODS, SynthesisBase
+from shared.specs.synthesis import shown_terms
+from shared.tasks import task_of
 
 ChartKind = Literal["values", "rate", "lag"]
 ROLES = ("synthesis", "distillation")
+
+KD_LOSSES = {
+    "kl": "KL(teacher ‖ student) at the job's temperature.",
+    "l1": "Mean absolute difference of the logits.",
+}
 
 ROWS_OF_A_PAGE = 1100
 """Rows of about 140 bytes that all charts of a page may fetch at first: half of the 300 kB a page may move."""
@@ -23,14 +31,6 @@ ROWS_OF_A_PAGE = 1100
 FEWEST_POINTS = 12
 MOST_POINTS = 240
 MOST_BARS = 128
-
-TERMS = {
-    "one_hot": "Target class",
-    "bn": "BatchNorm statistics",
-    "adversarial": "Adversarial",
-    "total_variation": "Total variation",
-    "l2": "Squared norm",
-}
 
 
 class Series(BaseModel):
@@ -84,21 +84,23 @@ def charts_of(job: JobRecord) -> list[Chart]:
             Chart(
                 id="kd-loss",
                 title="Distillation loss",
-                about="KL(teacher ‖ student) at the job's temperature.",
+                about=KD_LOSSES.get(distillation.get("loss", "kl"), "How far the student is from the teacher."),
                 series=[Series(name="loss", label="KD loss", role="distillation", color=0)],
             )
         )
         if spec.get("evaluation"):
+            task = task_of(job)
+            measured = [metric for metric in task.metrics if metric != task.teacher_metric]
             charts.append(
                 Chart(
                     id="accuracy",
                     title="Student on held-out images",
-                    about="Top-1 accuracy, and how often student and teacher name the same class.",
+                    about=" ".join(metric.about for metric in measured),
                     format="percent",
                     unit="%",
                     series=[
-                        Series(name="student_top1", label="Student top-1", role="distillation", color=0),
-                        Series(name="agreement", label="Agreement with the teacher", role="distillation", color=1),
+                        Series(name=metric.name, label=metric.label, role="distillation", color=place)
+                        for place, metric in enumerate(measured)
                     ],
                 )
             )
@@ -142,14 +144,9 @@ def charts_of(job: JobRecord) -> list[Chart]:
 
 def _terms(synthesis: Mapping[str, Any], *, has_student: bool) -> dict[str, str]:
     """The loss terms that the inverter reports, with names for people."""
-    names = ["one_hot"]
-    if synthesis.get("bn"):
-        names.append("bn")
-    if synthesis.get("adversarial") and has_student:
-        names.append("adversarial")
-    if synthesis.get("method") == "deepinversion":
-        names += ["total_variation", "l2"]
-    return {name: TERMS[name] for name in names}
+    method = METHODS.get(synthesis.get("method", ""), SynthesisBase)
+    weights = {name: synthesis[name] for name in method.term_labels if name in synthesis}
+    return shown_terms(method.term_labels, weights, has_student=has_student)
 
 
 def points_for(*jobs: JobRecord) -> int:

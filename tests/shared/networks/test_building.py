@@ -12,6 +12,7 @@ from shared.errors import UserError
 from shared.networks.building import build_network, check_shapes
 from shared.specs import InputSpec, NetworkSpec
 from shared.specs.architectures import ARCHITECTURES, check_architecture
+from shared.tasks.base import build_task
 
 FACTORIES = """
 from torch import nn
@@ -191,7 +192,7 @@ def test_a_factory_of_the_users_own() -> None:
         ("user_networks:broken", "factory_failed", "RuntimeError: out of cheese"),
         ("user_networks:not_a_module", "factory_failed", "made a dict"),
         ("user_networks:Wide", "wrong_output_shape", "(2, 8)"),
-        ("user_networks:Pair", "wrong_output_shape", "a tuple"),
+        ("user_networks:Pair", "wrong_output_shape", "returned (2, 1, 16, 16)"),
         ("user_networks_broken:make", "factory_failed", "ZeroDivisionError"),
     ],
 )
@@ -208,11 +209,11 @@ def test_an_input_of_the_wrong_size_is_the_inputs_fault() -> None:
 
 
 def test_checking_keeps_mode_and_statistics() -> None:
-    network = build("resnet8")
+    network, task = build("resnet8"), build_task("classification", 7)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     for training in (True, False):
         network.train(training)
-        check_shapes(network, "resnet8", num_classes=7, input=InputSpec(channels=1, height=16, width=16))
+        check_shapes(network, "resnet8", task=task, input=InputSpec(channels=1, height=16, width=16))
         assert network.training is training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 

@@ -100,7 +100,7 @@ def test_stock_webdataset_reads_pictures_and_arrays(tmp_path: Path) -> None:
     pictures, arrays = found_by(script, tmp_path / "storage", tmp_path)
     np.testing.assert_array_equal(np.array([sample[0] for sample in pictures]), all_images())
     np.testing.assert_array_equal(np.array([sample[0] for sample in arrays]).transpose(0, 2, 3, 1), all_images())
-    top1 = np.concatenate([batch.teacher_top1 for batch in BATCHES]).tolist()
+    top1 = np.concatenate([batch.described["teacher_top1"] for batch in BATCHES]).tolist()
     for samples in (pictures, arrays):
         assert [sample[1] for sample in samples] == all_targets()
         assert [sample[2] for sample in samples] == top1

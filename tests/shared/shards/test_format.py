@@ -73,15 +73,15 @@ def test_members_are_image_label_record_with_nothing_of_the_machine(tmp_path: Pa
         "round": 0,
         "student_version": 0,
         "target": 1,
-        "teacher_confidence": pytest.approx(float(samples.teacher_confidence[1]), abs=5e-7),
-        "teacher_top1": int(samples.teacher_top1[1]),
+        "teacher_confidence": pytest.approx(float(samples.described["teacher_confidence"][1]), abs=5e-7),
+        "teacher_top1": int(samples.described["teacher_top1"][1]),
     }
     assert list(json.loads(contents[5])) == sorted(json.loads(contents[5]))
 
 
 def test_a_sure_teacher_is_written_as_a_decimal_number(tmp_path: Path) -> None:
-    path, _ = shard(tmp_path, replace(batch(1), teacher_confidence=np.ones(1)))
-    assert b'"teacher_confidence":1.000000,' in path.read_bytes()
+    path, _ = shard(tmp_path, replace(batch(1), described={"teacher_confidence": np.ones(1)}))
+    assert b'"teacher_confidence":1.000000' in path.read_bytes()
 
 
 def test_several_batches_run_through_in_one_shard(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_no_half_written_shard(tmp_path: Path) -> None:
         {"targets": np.zeros(5, np.int64)},
         {"images": np.zeros((6, 1, 5, 7), np.float32)},
         {"images": np.zeros((6, 5, 7), np.uint8)},
-        {"teacher_confidence": np.full(6, np.nan)},
+        {"described": {"teacher_confidence": np.full(6, np.nan)}},
     ],
 )
 def test_a_batch_that_does_not_fit_together_is_refused(change: dict[str, Any]) -> None:

@@ -11,7 +11,8 @@ import webdataset
 from PIL import Image
 
 from shared.errors import UserError
-from shared.shards.reader import UNLABELLED, count_samples, iter_samples
+from shared.shards.reader import count_samples, iter_samples
+from shared.tasks.labels import UNLABELLED, ClassNumbers
 from tests.shared.samples import batch, shard
 
 GRAY = np.arange(35, dtype=np.uint8).reshape(5, 7) * 7
@@ -149,7 +150,7 @@ def test_an_array_that_claims_a_huge_shape_is_refused_before_memory_is_taken(tmp
         ({"x.png": encoded(GRAY, "png"), "x.cls": b"9" * 5000}, {}, "unreadable_dataset"),
         ({"x.png": encoded(GRAY, "png"), "x.cls": "٣".encode()}, {}, "unreadable_dataset"),
         ({"x.png": encoded(GRAY, "png"), "x.cls": b""}, {}, "unreadable_dataset"),
-        ({"x.png": encoded(GRAY, "png"), "x.cls": b"10"}, {"num_classes": 10}, "dataset_label_out_of_range"),
+        ({"x.png": encoded(GRAY, "png"), "x.cls": b"10"}, {"labels": ClassNumbers(10)}, "dataset_label_out_of_range"),
         ({"x.png": encoded(GRAY, "png")}, {"shape": (5, 5, 7)}, "image_format_cannot_hold_channels"),
     ],
 )

@@ -1,8 +1,10 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from shared.shards.format import SampleBatch, write_shard
 from shared.specs.estimates import estimate
@@ -36,7 +38,11 @@ def test_the_room_is_enough_for_noise_and_not_twice_as_much(tmp_path: Path, imag
         distillation={"warmup_batches": 0},
     )
     images = np.random.default_rng(0).integers(0, 256, (100, 3, size, size), dtype=np.uint8)
-    batch = SampleBatch(images, np.zeros(100, np.int64), np.zeros(100, np.int64), np.ones(100, np.float32), 1, 0)
+    described: dict[str, NDArray[Any]] = {
+        "teacher_top1": np.zeros(100, np.int64),
+        "teacher_confidence": np.ones(100, np.float32),
+    }
+    batch = SampleBatch(images, np.zeros(100, np.int64), described, 1, 0)
     assert spec.synthesis is not None
     path, _ = write_shard(
         tmp_path,

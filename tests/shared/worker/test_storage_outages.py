@@ -197,7 +197,7 @@ def test_whatever_a_sweep_meets_the_worker_lives(
 def sealed(broker: Broker, storage: Storage, attempt: Attempt) -> ShardManifest:
     """A shard of 64 images, which counts."""
     images, labels = np.zeros((64, 1, 16, 16), np.uint8), np.arange(64) % 10
-    batch = SampleBatch(images, labels, labels, np.ones(64), 1, 0)
+    batch = SampleBatch(images, labels, {"teacher_confidence": np.ones(64)}, 1, 0)
     path, manifest = write_shard(
         Path(storage.root).with_name("scratch"),
         [batch],

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from shared.specs import DeepInversionSynthesis, FastMetaSynthesis, FastSynthesis, InputSpec
-from synth_service.inversion import Inverter, build_inverter
+from shared.tasks.base import build_task
+from synth_service.inversion import Inverter, Setup, build_inverter
 from tests.golden import fill_by_formula
 
 CPU = torch.device("cpu")
@@ -63,11 +66,10 @@ class SmallNetwork(nn.Module):
 
 def inverter_of(
     spec: AnySynthesis, teacher: nn.Module | None = None, *, input: InputSpec = GRAY, seed: int = 0
-) -> Inverter:
+) -> Inverter[Any]:
     """An inverter on the CPU of a small teacher of three classes, with a student to compete with."""
-    inverter = build_inverter(
-        spec, teacher or SmallNetwork(input.channels), num_classes=3, input=input, seed=seed, device=CPU
-    )
+    task = build_task("classification", 3)
+    inverter = build_inverter(spec, Setup(teacher or SmallNetwork(input.channels), task, input, seed=seed, device=CPU))
     student = SmallNetwork(input.channels)
     fill_by_formula(student, offset=7)
     inverter.use_student(student)

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from shared.errors import UserError
 from shared.specs import AugmentationSpec, InputSpec
-from synth_service.inversion import Inverter, SyntheticBatch, build_inverter
+from shared.tasks.base import build_task
+from shared.tasks.classification import match_targets
+from synth_service.inversion import Inverter, Setup, SyntheticBatch, build_inverter
 from synth_service.inversion.fast_meta import FastMetaInverter
 from synth_service.inversion.generator_inverter import GeneratorInverter
-from synth_service.inversion.objective import BestImages, Evaluation, match_targets
+from synth_service.inversion.objective import BestImages, Evaluation
 from tests.synth_service.inversion.samples import (
     CPU,
     DEEP,
@@ -46,7 +48,7 @@ def one_thread() -> Iterator[None]:
 every_method = pytest.mark.parametrize("spec", METHODS.values(), ids=METHODS.keys())
 
 
-def rounds(inverter: Inverter, count: int) -> list[SyntheticBatch]:
+def rounds(inverter: Inverter[Any], count: int) -> list[SyntheticBatch]:
     return [inverter.invert(targets()) for _ in range(count)]
 
 
@@ -54,7 +56,7 @@ def images(batches: list[SyntheticBatch]) -> Tensor:
     return torch.stack([batch.images for batch in batches])
 
 
-def saved(inverter: Inverter) -> dict[str, Any]:
+def saved(inverter: Inverter[Any]) -> dict[str, Any]:
     """The state after a trip through a file, as the worker sends it."""
     file = io.BytesIO()
     torch.save(inverter.state_dict(), file)
@@ -68,9 +70,10 @@ def test_a_batch_is_complete(spec: AnySynthesis) -> None:
     batch = inverter_of(spec).invert(targets())
     assert (batch.images.shape, batch.images.dtype) == ((8, 1, 16, 16), torch.uint8)
     assert torch.equal(batch.targets, targets())
-    assert batch.teacher_top1.shape == batch.teacher_confidence.shape == (8,)
-    assert batch.teacher_confidence.dtype == torch.float32
-    assert 1 / 3 <= batch.teacher_confidence.min() <= batch.teacher_confidence.max() <= 1
+    top1, confidence = batch.described["teacher_top1"], batch.described["teacher_confidence"]
+    assert top1.shape == confidence.shape == (8,)
+    assert confidence.dtype == torch.float32
+    assert 1 / 3 <= confidence.min() <= confidence.max() <= 1
     assert {"bn", "one_hot", "adversarial"} <= batch.losses.keys()
     assert {len(curve) for curve in batch.loss_history.values()} == {spec.steps}
 
@@ -87,7 +90,8 @@ def test_the_seed_decides_every_byte(spec: AnySynthesis) -> None:
 def test_torchs_global_random_state_is_not_used(spec: AnySynthesis) -> None:
     teacher = SmallNetwork()
     global_state = torch.get_rng_state()
-    build_inverter(spec, teacher, num_classes=3, input=GRAY, seed=0, device=CPU).invert(targets())
+    setup = Setup(teacher, build_task("classification", 3), GRAY, seed=0, device=CPU)
+    build_inverter(spec, setup).invert(targets())
     assert torch.equal(torch.get_rng_state(), global_state)
 
 
@@ -237,14 +241,14 @@ def test_odd_and_oblong_images_work(spec: AnySynthesis) -> None:
 
 
 def test_the_best_step_is_kept_for_each_image_by_itself() -> None:
-    best = BestImages()
+    best = BestImages(build_task("classification", 2))
     for step, per_image in enumerate([[3.0, 1.0], [2.0, 2.0], [2.5, 0.5]]):
         logits = torch.eye(2).roll(step, 0) * 2
         evaluation = Evaluation(torch.tensor(per_image), {"bn": torch.tensor(0.0)}, logits, torch.tensor([0, 1]))
         best.add(torch.full((2, 1, 1, 1), step / 255), evaluation)
-    batch = best.fetch(1)
+    batch = best.fetch(inverter_of(FAST_META).objective, 1)
     assert batch.images.flatten().tolist() == [1, 2]
-    assert batch.teacher_top1.tolist() == [1, 1]
+    assert batch.described["teacher_top1"].tolist() == [1, 1]
 
 
 def test_matched_targets_are_the_same_ones_dealt_out_to_the_likeliest_images() -> None:
@@ -266,7 +270,7 @@ def test_matching_keeps_the_classes_balanced_and_the_labels_true_to_the_teacher(
     for name, inverter in (("matching", matching), ("plain", plain)):
         batches = [inverter.invert(targets()) for _ in range(8)]
         assert all(batch.targets.sort().values.equal(targets().sort().values) for batch in batches)
-        agreed[name] = sum(int((batch.targets == batch.teacher_top1).sum()) for batch in batches)
+        agreed[name] = sum(int((batch.targets == batch.described["teacher_top1"]).sum()) for batch in batches)
     assert agreed["matching"] > agreed["plain"]
 
 

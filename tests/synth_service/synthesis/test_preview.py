@@ -16,8 +16,7 @@ def batch(targets: list[int], *, shade: int = 0, size: int = 8) -> SampleBatch:
     return SampleBatch(
         images=images,
         targets=np.array(targets),
-        teacher_top1=np.zeros(count, np.int64),
-        teacher_confidence=np.ones(count, np.float32),
+        described={"teacher_confidence": np.ones(count, np.float32)},
         round=1,
         student_version=0,
     )
