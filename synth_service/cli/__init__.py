@@ -8,18 +8,38 @@ imported where it is used, so that ``dfkd --help`` is quick. torch is left to ot
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from synth_service.cli import job_commands, service_commands
 
 app = typer.Typer(
     name="dfkd",
-    help="Data-free knowledge distillation: from a trained teacher to a trained student, without training data.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 service unreachable, 130 interrupted (the job goes on).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(f"dfkd {version('fast-dfkd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_tell_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Data-free knowledge distillation: from a trained teacher to a trained student, without training data."""
+
 
 app.command()(service_commands.up)
 app.command()(service_commands.demo)

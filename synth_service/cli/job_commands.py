@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,15 +11,18 @@ from rich.markup import escape
 
 from shared.jobs import State
 from synth_service.cli.job_file import InvalidJobFile, RefusedJob, check_job, load_job_file
+from synth_service.cli.job_ids import find_job
 from synth_service.cli.options import ApiKey, Changes, JobFile, JobId, Json, Url
 from synth_service.cli.outcomes import (
     ExitCode,
     connected,
+    dashboard_page,
     fail,
-    field_errors_table,
     messages,
     output,
     print_json,
+    show,
+    show_field_errors,
 )
 from synth_service.cli.tables import estimate_table, event_line, job_table, jobs_table, summary
 from synth_service.client import ServerUnreachable, ValidatedJob
@@ -47,7 +51,7 @@ def validate(
         print_json(validated)
     else:
         messages.print(f"[green]{escape(job_file)} is a valid job[/]")
-        output.print(estimate_table(validated))
+        show(estimate_table(validated))
 
 
 def submit(
@@ -69,7 +73,7 @@ def submit(
         print_json(job)
     else:
         output.print(job.id)
-        messages.print(f"[dim]follow it with: dfkd watch {job.id}[/]")
+        messages.print(f"[dim]follow it with: dfkd watch {job.id}, or at {dashboard_page(url, job.id)}[/]")
 
 
 def watch(job_id: JobId, as_json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
@@ -87,6 +91,7 @@ def logs(
 ) -> None:
     """Show what has happened to a job."""
     with connected(url, api_key) as client:
+        job_id = find_job(client, job_id)
         try:
             for event in client.jobs.events(job_id, after=after, follow=follow):
                 if as_json:
@@ -112,7 +117,7 @@ def jobs(
     if as_json:
         print_json(page)
     elif page.data:
-        output.print(jobs_table(page.data))
+        show(jobs_table(page.data))
         if page.has_more:
             messages.print(f"[dim]there are more; show them with --after {page.data[-1].id}[/]")
     else:
@@ -122,17 +127,17 @@ def jobs(
 def job(job_id: JobId, as_json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
     """Show one job."""
     with connected(url, api_key) as client:
-        found = client.jobs.get(job_id)
+        found = client.jobs.get(find_job(client, job_id))
     if as_json:
         print_json(found)
     else:
-        output.print(job_table(found))
+        show(job_table(found))
 
 
 def cancel(job_id: JobId, as_json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
     """Ask a job to stop; what it has made stays."""
     with connected(url, api_key) as client:
-        cancelled = client.jobs.cancel(job_id)
+        cancelled = client.jobs.cancel(find_job(client, job_id))
     if as_json:
         print_json(cancelled)
     else:
@@ -148,6 +153,7 @@ def retry(
 ) -> None:
     """Let a job that failed or was cancelled go on from its last checkpoints."""
     with connected(url, api_key) as client:
+        job_id = find_job(client, job_id)
         retried = client.jobs.retry(job_id)
     if follow:
         _follow(job_id, url, api_key, as_json)
@@ -157,9 +163,21 @@ def retry(
         output.print(f"{retried.id} {retried.state}")
 
 
-def delete(job_id: JobId, as_json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
-    """Remove a finished job with its shards, its student and its history."""
+def delete(
+    job_id: JobId,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Remove a finished job with its shards, its student and its history. Asks first on a terminal."""
     with connected(url, api_key) as client:
+        job_id = find_job(client, job_id)
+        if sys.stdin.isatty() and not (yes or as_json):
+            found = client.jobs.get(job_id)
+            named = f" ({found.name})" if found.name else ""
+            if not typer.confirm(f"Delete {job_id}{named} with everything that it has made?", err=True):
+                raise typer.Exit(ExitCode.INTERRUPTED)
         client.jobs.delete(job_id)
     if as_json:
         print_json({"id": job_id, "deleted": True})
@@ -169,14 +187,15 @@ def delete(job_id: JobId, as_json: Json = False, url: Url = DEFAULT_URL, api_key
 
 def fetch(
     job_id: JobId,
-    to: Annotated[Path | None, typer.Option(help="Folder to download into [./ID].")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder to download into (default: ./ID).")] = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
     """Download what a job has made: shards, each checked, student, index, dataset card and picture grid."""
-    folder = to or Path(job_id)
     with connected(url, api_key) as client:
+        job_id = find_job(client, job_id)
+        folder = to or Path(job_id)
         fetched = client.jobs.download_dataset(job_id, folder, say=lambda text: messages.print(escape(text)))
     if as_json:
         print_json({"folder": str(folder), "files": list(fetched)})
@@ -197,7 +216,7 @@ def _validate_here(spec: dict[str, Any]) -> ValidatedJob:
     try:
         job = check_job(spec)
     except RefusedJob as error:
-        messages.print(field_errors_table("this is not a valid job", error.errors))
+        show_field_errors("this is not a valid job", error.errors)
         raise typer.Exit(ExitCode.USAGE) from None
     return ValidatedJob(spec=job.model_dump(mode="json"), estimate=estimate(job))
 
@@ -205,7 +224,9 @@ def _validate_here(spec: dict[str, Any]) -> ValidatedJob:
 def _follow(job_id: str, url: str, api_key: str | None, as_json: bool) -> None:
     """Watches a job and ends the command with its outcome."""
     with connected(url, api_key) as client:
+        job_id = find_job(client, job_id)
         try:
+            messages.print(f"[dim]the dashboard shows it at {dashboard_page(url, job_id)}[/]")
             ended = client.jobs.wait(job_id, progress=display_for(messages))
         except KeyboardInterrupt:
             _say_that_it_goes_on(job_id)

@@ -24,7 +24,7 @@ def complete_job_ids(context: typer.Context, incomplete: str) -> list[tuple[str,
     return [(job.id, f"{job.name} {job.state}".strip()) for job in jobs if job.id.startswith(incomplete)]
 
 
-Url = Annotated[str, typer.Option("--url", envvar="DFKD_URL", help=f"Address of the service [{DEFAULT_URL}].")]
+Url = Annotated[str, typer.Option("--url", envvar="DFKD_URL", help=f"Address of the service (default: {DEFAULT_URL}).")]
 ApiKey = Annotated[
     str | None,
     typer.Option(
@@ -35,7 +35,11 @@ ApiKey = Annotated[
 ]
 JobId = Annotated[
     str,
-    typer.Argument(metavar="ID", help="Id of the job, as `dfkd jobs` lists it.", autocompletion=complete_job_ids),
+    typer.Argument(
+        metavar="JOB",
+        help="The job: its id, the beginning of it, its name, or `last`.",
+        autocompletion=complete_job_ids,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
 Changes = Annotated[

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from shared.errors import UserError
 from synth_service.client import (
@@ -69,6 +70,26 @@ def print_json(value: BaseModel | dict[str, Any] | Sequence[BaseModel]) -> None:
     sys.stdout.flush()
 
 
+def show(table: Table, console: Console = output) -> None:
+    """A table on a terminal. Elsewhere one line for each row, whole, its cells apart by tabs: for grep, cut and awk."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    columns = [[_plain(cell) for cell in column.cells] for column in table.columns]
+    for row in zip(*columns, strict=True):
+        console.file.write("\t".join(row) + "\n")  # Rich would expand the tabs
+
+
+def _plain(cell: object) -> str:
+    text = Text.from_markup(cell).plain if isinstance(cell, str) else str(cell)
+    return " ".join(text.split())
+
+
+def dashboard_page(url: str, job_id: str = "") -> str:
+    """Where people look at the service, or at one job, in a browser."""
+    return f"{url.rstrip('/')}/ui/jobs/{job_id}" if job_id else f"{url.rstrip('/')}/"
+
+
 @contextmanager
 def connected(url: str, api_key: str | None = None, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[Client]:
     """A client of the API at ``url``; whatever goes wrong between it and the API ends the command."""
@@ -102,18 +123,19 @@ def _tell_of_retry(retry: Retry) -> None:
         messages.print(f"[yellow]{escape(str(retry.failure))}; trying again in {retry.delay_seconds:.0f} s[/]")
 
 
-def field_errors_table(title: str, errors: Sequence[FieldError]) -> Table:
-    """What is wrong with which field."""
-    table = Table("field", "message", title=title, title_justify="left")
+def show_field_errors(title: str, errors: Sequence[FieldError]) -> None:
+    """Tells on stderr what is wrong with which field."""
+    table = Table("field", "message", box=None, pad_edge=False)
     for each in errors:
         table.add_row(escape(each.field or "(whole request)"), escape(each.message))
-    return table
+    messages.print(f"[bold red]error:[/] {escape(title)}")
+    show(table, messages)
 
 
 def refuse(error: ApiError) -> NoReturn:
     """Ends the command with what the API objected to: a table where fields are to blame."""
     if error.errors:
-        messages.print(field_errors_table(f"the service refused this ({error.code})", error.errors))
+        show_field_errors(f"the service refused this ({error.code})", error.errors)
     else:
         messages.print(f"[bold red]error:[/] {escape(str(error))} [dim]({error.code})[/]")
     if error.status == UNAUTHORIZED:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from shared.settings import Settings
-from synth_service.cli.outcomes import ExitCode, fail, messages
+from synth_service.cli.outcomes import ExitCode, dashboard_page, fail, messages
 from synth_service.local.service import CannotStart, Interrupted, LocalService, StopSignals
 from synth_service.local.supervisor import CannotKeepRunning
 
@@ -83,6 +83,7 @@ def _announce(service: LocalService, storage: str) -> None:
     is_default = service.url == "http://127.0.0.1:8000"
     address = "" if is_default else f" --url {service.url}"
     messages.print(f"[bold green]ready[/]: the API listens on [bold]{service.url}[/], files are in {escape(storage)}")
+    messages.print(f"the dashboard is at [bold]{dashboard_page(service.url)}[/]")
     messages.print(
         f"submit a job with: [bold]dfkd submit job.yaml --watch{address}[/]   (Ctrl-C here stops everything)"
     )

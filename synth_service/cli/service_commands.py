@@ -9,14 +9,16 @@ import typer
 from rich.markup import escape
 
 from synth_service.cli.options import ApiKey, Json, Storage, Url
-from synth_service.cli.outcomes import ExitCode, connected, fail, messages, output, print_json
+from synth_service.cli.outcomes import ExitCode, connected, fail, messages, output, print_json, show
 from synth_service.cli.tables import models_table, workers_table
 from synth_service.client.connection import DEFAULT_URL
 
 
 def up(
-    host: Annotated[str | None, typer.Option(help="Address the API listens on [127.0.0.1].")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Its port; 0 picks a free one [8000].")] = None,
+    host: Annotated[str | None, typer.Option(help="Address of the API (default: 127.0.0.1).")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Its port; 0 picks a free one (default: 8000).")
+    ] = None,
     synth_workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that make images.")] = 1,
     distillers: Annotated[int, typer.Option(min=0, max=256, help="Processes that train students.")] = 1,
     storage: Storage = None,
@@ -32,7 +34,7 @@ def up(
 
 
 def demo(
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the job [as in its file].")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the job (default: that of its file).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
     storage: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("dfkd-demo"),
 ) -> None:
@@ -50,7 +52,7 @@ def init(
     arch: Annotated[str | None, typer.Option(help="Network that the weights are of.")] = None,
     num_classes: Annotated[int | None, typer.Option(min=2, help="Classes that it tells apart.")] = None,
     channels: Annotated[int | None, typer.Option(min=1, max=64, help="Color channels of its images.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="H[xW]", help="Size of its images in pixels.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Size of its images: 224, or 28x24.")] = None,
     normalization: Annotated[
         str | None,
         typer.Option(metavar="MEAN/STD", help="As in 0.49,0.48,0.45/0.25,0.24,0.26; or a data set such as cifar10."),
@@ -79,7 +81,7 @@ def doctor(
     as_json: Json = False,
     storage: Storage = None,
     url: Annotated[
-        str | None, typer.Option("--url", envvar="DFKD_URL", help=f"Address of the service [{DEFAULT_URL}].")
+        str | None, typer.Option("--url", envvar="DFKD_URL", help=f"Address of the service (default: {DEFAULT_URL}).")
     ] = None,
     api_key: ApiKey = None,
 ) -> None:
@@ -91,14 +93,14 @@ def doctor(
     if as_json:
         print_json({"ok": not is_broken, "checks": [finding.model_dump(mode="json") for finding in findings]})
     else:
-        output.print(findings_table(findings))
+        show(findings_table(findings))
     if is_broken:
         raise typer.Exit(ExitCode.FAILED)
 
 
 def upload(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights: safetensors, or a torch file.")],
-    name: Annotated[str | None, typer.Option(help="File name to show [that of the file].")] = None,
+    name: Annotated[str | None, typer.Option(help="File name to show (default: that of the file).")] = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -134,7 +136,7 @@ def models(
     if as_json:
         print_json(found)
     elif found:
-        output.print(models_table(found))
+        show(models_table(found))
     else:
         messages.print("no models")
 
@@ -146,7 +148,7 @@ def workers(as_json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = Non
     if as_json:
         print_json(found)
     elif found:
-        output.print(workers_table(found))
+        show(workers_table(found))
     else:
         messages.print("no workers; `dfkd up` starts some")
 

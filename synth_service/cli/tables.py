@@ -21,12 +21,17 @@ def colored(state: State) -> str:
     return f"[{color}]{state}[/]" if color else str(state)
 
 
+def _listing(*headings: str) -> Table:
+    """A table whose first column, which commands take as their argument, is never cut."""
+    table = Table(box=None, pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=number == 0, overflow="fold")
+    return table
+
+
 def jobs_table(jobs: Sequence[JobRecord]) -> Table:
     """One row for each job."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("id", no_wrap=True, overflow="fold")
-    for heading in ("name", "state", "synthesis", "distillation", "student top-1", "age"):
-        table.add_column(heading)
+    table = _listing("id", "name", "state", "synthesis", "distillation", "student top-1", "age")
     for job in jobs:
         percent = {name: f"{stage.progress.percent:.0f}%" for name, stage in stages(job)}
         table.add_row(
@@ -52,7 +57,8 @@ def job_table(job: JobRecord) -> Table:
     table.add_row("state", colored(job.state))
     table.add_row("created", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.created_at)))
     if job.started_at:
-        table.add_row("running for", duration((job.finished_at or time.time()) - job.started_at))
+        heading = "took" if job.finished_at else "running for"
+        table.add_row(heading, duration((job.finished_at or time.time()) - job.started_at))
     for name, stage in stages(job):
         done, total = stage.progress.done, stage.progress.total
         table.add_row(name, f"{done:,}/{total:,} {UNITS[name]} ({rate_and_eta(stage)}), attempt {stage.attempt}")
@@ -107,7 +113,7 @@ def estimate_table(validated: ValidatedJob) -> Table:
 
 def workers_table(workers: Sequence[WorkerDetail]) -> Table:
     """One row for each worker."""
-    table = Table("name", "role", "job", "device", "heard of", box=None, pad_edge=False)
+    table = _listing("name", "role", "job", "device", "heard of")
     for worker in workers:
         age = f"{max(time.time() - worker.at, 0):.0f} s ago" if worker.at else ""
         table.add_row(escape(worker.name), worker.role or "", worker.job or "idle", escape(worker.device or ""), age)
@@ -116,7 +122,7 @@ def workers_table(workers: Sequence[WorkerDetail]) -> Table:
 
 def models_table(models: Sequence[Model]) -> Table:
     """One row for each model."""
-    table = Table("checkpoint", "file", "bytes", "network", "classes", "age", box=None, pad_edge=False)
+    table = _listing("checkpoint", "file", "bytes", "network", "classes", "age")
     for model in models:
         table.add_row(
             escape(model.checkpoint),

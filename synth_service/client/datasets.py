@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from shared.jobs import JobRecord
 from shared.shards.dataset_folder import CARD_NAME, INDEX_NAME, write_dataset_card, write_index
 from shared.shards.manifest import ShardManifest
-from shared.storage import PathOutsideStorage, Storage, check_name
+from shared.storage import PathOutsideStorage, Storage, check_name, job_paths
 from synth_service.client.connection import Connection, Request, path_of
 from synth_service.client.downloads import NewFile, download
 from synth_service.client.errors import ApiError, DamagedDownload, ServerUnreachable
@@ -117,6 +117,13 @@ async def _fetch_extras(
     fetched = set()
     if STUDENT not in have and await _download_if_there(connection, job.id, "student", folder / STUDENT):
         fetched.add(STUDENT)
+    distillation = job.parsed_spec().distillation
+    for format in distillation.export if distillation else ():
+        name = job_paths.EXPORT_NAMES[format]
+        if name not in have and await _download_if_there(
+            connection, job.id, "student", folder / name, params={"format": format}
+        ):
+            fetched.add(name)
     if has_images and GRID not in have and await _download_if_there(connection, job.id, GRID, folder / GRID):
         fetched.add(GRID)
     if job.state.is_final and METRICS not in have:
@@ -128,10 +135,12 @@ async def _fetch_extras(
     return fetched
 
 
-async def _download_if_there(connection: Connection, job_id: str, what: str, target: Path) -> bool:
+async def _download_if_there(
+    connection: Connection, job_id: str, what: str, target: Path, params: Mapping[str, str] | None = None
+) -> bool:
     """Whether the download came; False when the job has no such file (yet)."""
     try:
-        await download(connection, Request("GET", path_of("jobs", job_id, what)), target)
+        await download(connection, Request("GET", path_of("jobs", job_id, what), params=params or {}), target)
     except ApiError as error:
         if error.status == 404:
             return False

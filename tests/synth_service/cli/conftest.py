@@ -47,5 +47,8 @@ def job_file(tmp_path: Path) -> str:
     return str(path)
 
 
-def dfkd(*arguments: str, url: str = "http://127.0.0.1:1", stdin: str | None = None) -> Result:
-    return CliRunner().invoke(app, list(arguments), env={"DFKD_URL": url, "COLUMNS": "200"}, input=stdin)
+def dfkd(
+    *arguments: str, url: str = "http://127.0.0.1:1", stdin: str | None = None, env: dict[str, str] | None = None
+) -> Result:
+    variables = {"DFKD_URL": url, "COLUMNS": "200", **(env or {})}
+    return CliRunner().invoke(app, list(arguments), env=variables, input=stdin)

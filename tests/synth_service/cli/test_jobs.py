@@ -1,12 +1,19 @@
 """Submitting, listing, showing, cancelling, deleting."""
 
+import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from shared.broker import Broker
 from tests.conftest import free_port
+from tests.e2e.service import REPOSITORY
 from tests.synth_service.cli.conftest import JOB, dfkd
 
 
@@ -82,6 +89,68 @@ def test_a_job_is_deleted_once_it_has_ended(url: str, job_file: str) -> None:
     assert dfkd("delete", job_id, url=url).stdout == f"{job_id} deleted\n"
     assert dfkd("job", job_id, url=url).exit_code == 2
     assert json.loads(dfkd("jobs", "--json", url=url).stdout)["data"] == []
+
+
+def test_without_a_terminal_lists_are_lines_of_whole_cells_between_tabs(url: str, job_file: str) -> None:
+    name = "a name that is far longer than what is left of eighty columns beside the id of a job"
+    job_id = dfkd("submit", job_file, "--set", f"name={name}", url=url).stdout.strip()
+    (line,) = dfkd("jobs", url=url, env={"COLUMNS": "80"}).stdout.splitlines()
+    assert line.split("\t")[:5] == [job_id, name, "queued", "0%", "0%"]
+    described = dict(row.split("\t") for row in dfkd("job", job_id, url=url).stdout.splitlines())
+    assert described["name"] == name
+
+
+def test_a_job_is_found_by_the_beginning_of_its_id_its_name_or_as_the_last(url: str, job_file: str) -> None:
+    first, second = (dfkd("submit", job_file, "--set", f"name={name}", url=url).stdout.strip() for name in "ab")
+    for text in (first, first[:-1], first.removeprefix("job-")[:-1], "a"):
+        assert json.loads(dfkd("job", text, "--json", url=url).stdout)["id"] == first, text
+    assert json.loads(dfkd("job", "last", "--json", url=url).stdout)["id"] == second
+    assert dfkd("cancel", "last", url=url).stdout == f"{second} cancelled\n"
+    ambiguous = dfkd("job", first[:8], url=url)
+    assert ambiguous.exit_code == 2
+    assert f"2 jobs begin with '{first[:8]}'" in ambiguous.stderr
+    assert first in ambiguous.stderr
+    unknown = dfkd("delete", "zzz", url=url)
+    assert unknown.exit_code == 2
+    assert "no job has the id or the name 'zzz'" in unknown.stderr
+
+
+def test_the_last_of_no_jobs_says_how_to_start_one(url: str) -> None:
+    result = dfkd("job", "last", url=url)
+    assert result.exit_code == 2
+    assert "there are no jobs yet" in result.stderr
+
+
+def test_a_terminal_is_asked_before_a_job_is_deleted(url: str, job_file: str) -> None:
+    job_id = dfkd("submit", job_file, url=url).stdout.strip()
+    dfkd("cancel", job_id, url=url)
+    command = [sys.executable, "-m", "synth_service.cli", "delete", job_id, "--url", url]
+    said = in_terminal(command, "n\n")
+    assert f"Delete {job_id} (digits) with everything that it has made? [y/N]" in said
+    assert dfkd("job", job_id, url=url).exit_code == 0
+    in_terminal(command, "y\n")
+    assert dfkd("job", job_id, url=url).exit_code == 2
+
+
+def test_submitting_tells_where_the_dashboard_shows_the_job(url: str, job_file: str) -> None:
+    result = dfkd("submit", job_file, url=url)
+    assert f"{url}/ui/jobs/{result.stdout.strip()}" in result.stderr
+
+
+def in_terminal(command: list[str], typed: str) -> str:
+    """What a command says on a terminal of its own, where ``typed`` is typed."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=REPOSITORY):
+        os.close(theirs)
+        said = b""
+        while b"?" not in said:
+            said += os.read(ours, 1024)
+        os.write(ours, typed.encode())
+        with contextlib.suppress(OSError):  # how Linux says that nobody has the other end open any more
+            while chunk := os.read(ours, 1024):
+                said += chunk
+    os.close(ours)
+    return re.sub(r"\s+", " ", said.decode())
 
 
 def test_one_job_is_shown(url: str, job_file: str) -> None:

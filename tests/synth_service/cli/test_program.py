@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
+
+import pytest
 
 from tests.synth_service.cli.conftest import dfkd
 
@@ -21,3 +24,35 @@ def test_help_names_every_command() -> None:
     about_jobs = ("validate", "submit", "watch", "logs", "jobs", "job", "cancel", "retry", "fetch", "delete")
     for command in (*about_jobs, "up", "demo", "init", "doctor", "upload", "models", "workers", "key"):
         assert f" {command} " in text
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert dfkd("--version").stdout == f"dfkd {version('fast-dfkd')}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "texts"),
+    [
+        ("up", ["default: 127.0.0.1", "default: 8000"]),
+        ("demo", ["default: that of its file"]),
+        ("fetch", ["default: ./ID"]),
+        ("init", ["224, or 28x24"]),
+    ],
+)
+def test_help_tells_the_defaults(command: str, texts: list[str]) -> None:
+    """Rich takes what is in brackets for a style, and shows nothing of it."""
+    shown = " ".join(dfkd(command, "--help").stdout.replace("│", " ").split())
+    for text in texts:
+        assert text in shown
+
+
+@pytest.mark.parametrize("command", ["up", "demo", "init", "submit", "fetch", "jobs", "doctor", "upload"])
+def test_no_help_text_has_what_rich_would_eat(command: str) -> None:
+    from typer.main import get_command
+
+    from synth_service.cli import app
+
+    group = get_command(app)
+    found = group.commands[command]  # type: ignore[attr-defined]  # it is a group
+    for parameter in found.params:
+        assert "[" not in (getattr(parameter, "help", None) or ""), parameter.name

@@ -102,6 +102,27 @@ def test_a_finished_job_comes_as_one_archive(client: Client, finished: Job, stor
     assert set(names) == set(stored(storage, finished.id))
 
 
+def test_exports_come_where_there_are_no_shards_and_where_the_shards_are_here_already(
+    client: Client, broker: Broker, storage: Storage, finished: Job, tmp_path: Path
+) -> None:
+    storage.put_bytes(b"shards", "made/0.tar")
+    fields = job(synthesis=None, shards="made/0.tar", distillation={"steps": 10, "export": ["onnx", "torchscript"]})
+    distilled = client.jobs.create({name: value for name, value in fields.items() if value is not None})
+    attempt = claim(broker, Role.DISTILLATION)
+    broker.leases.finish(attempt, folder_completed=True, result={})
+    exports = {"student.onnx", "student.torchscript.pt"}
+    for name in ("student.safetensors", *exports):
+        storage.put_bytes(name.encode(), f"jobs/{distilled.id}/{name}")
+    distilled.download_dataset(tmp_path / "to")
+    there = files_in(tmp_path / "to")
+    assert there.keys() == {"student.safetensors", "metrics.json", *exports}
+    assert there["student.onnx"] == b"student.onnx"
+
+    (tmp_path / "to" / "student.onnx").unlink()
+    assert exports <= set(distilled.download_dataset(tmp_path / "to"))
+    assert files_in(tmp_path / "to").keys() == there.keys()
+
+
 @pytest.mark.parametrize("cut_after", [3000, 6000, 9000, 50_000, 1_030_000])
 def test_what_a_cut_archive_did_not_bring_comes_file_by_file(
     service: str, finished: Job, storage: Storage, tmp_path: Path, cut_after: int
