@@ -102,17 +102,13 @@ class Distillation:
         evaluation, teacher_spec = self._turn.spec.evaluation, self._turn.spec.teacher
         if evaluation is None:
             return None
-        samples = (
-            batch
-            for path in dataset_paths(self._turn, evaluation.shards, "evaluation.shards")
-            for batch in iter_samples(
-                [path],
-                teacher_spec.input.shape,
-                labels=self._task.labels,
-                require_labels=True,
-                any_size=self._task.takes_other_sizes,
-                check=self._turn.check,
-            )
+        samples = iter_samples(
+            dataset_paths(self._turn, evaluation.shards, "evaluation.shards"),
+            teacher_spec.input.shape,
+            labels=self._task.labels,
+            require_labels=True,
+            any_size=self._task.takes_other_sizes,
+            check=self._turn.check,
         )
         return Evaluator(
             samples,
@@ -271,10 +267,12 @@ class Distillation:
             "kd_steps": self._trainer.step_count,
             "kd_seconds": round(self._seconds, 3),
             "kd_steps_per_second": round(self._trainer.step_count / self._seconds, 3),
+            **self._source.counts(),
             **written,
         }
-        if found is not None:
+        if found is not None and self._evaluator is not None:
             measured |= found.metrics | found.details
+            measured["evaluation_images"] = self._evaluator.images
         measured |= export_student(turn, self._student)
         if finish(turn, measured):
             return True

@@ -63,6 +63,11 @@ class Evaluator:
             raise UserError("bad_evaluation_images", "evaluation.shards holds no images; at least one is needed")
         self._teacher_says = list(self._answers(teacher, "the teacher"))
 
+    @property
+    def images(self) -> int:
+        """How many the set holds."""
+        return sum(len(labels) for labels in self._labels)
+
     def evaluate(self, student: nn.Module) -> Evaluation:
         """Measure a student (on the device). Waits for the device once."""
         meter = self.task.meter(self.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -75,6 +76,10 @@ class JobShards:
         self.is_complete = False
         self.shards = self._turn.broker.jobs.shards_consumed(self._job_id)
 
+    def counts(self) -> dict[str, int]:
+        """Nothing for the result: synthesis says how many images the job has."""
+        return {}
+
     def state(self) -> dict[str, Any]:
         """Position to continue from."""
         return {"position": self.position}
@@ -101,7 +106,7 @@ class ExistingDataset:
     def __init__(self, turn: Turn, pattern: str) -> None:
         self._turn = turn
         self._pattern = pattern
-        self.shards = 0
+        self.shards = self.images = 0
         self.is_complete = False
 
     def reopen(self) -> None:
@@ -116,20 +121,30 @@ class ExistingDataset:
         """All images in batches, the first time; nothing afterwards."""
         if self.is_complete:
             return
-        spec = self._turn.spec.teacher.input
-        for path in dataset_paths(self._turn, self._pattern, "shards"):
-            for samples in iter_samples([path], spec.shape, check=self._turn.check):
-                yield samples.images
-            self.shards += 1
+        shape = self._turn.spec.teacher.input.shape
+        self.shards = self.images = 0
+        # The teacher labels every image; what the dataset says of it is nobody's business here.
+        for samples in iter_samples(self._counted(), shape, read_labels=False, check=self._turn.check):
+            self.images += len(samples.images)
+            yield samples.images
         self.is_complete = True
+
+    def _counted(self) -> Iterator[Path]:
+        for path in dataset_paths(self._turn, self._pattern, "shards"):
+            yield path
+            self.shards += 1
+
+    def counts(self) -> dict[str, int]:
+        """How much was read, for the result: whoever made the dataset knows how much that should be."""
+        return {"dataset_images": self.images, "dataset_shards": self.shards}
 
     def state(self) -> dict[str, Any]:
         """Nothing: a dataset has no position."""
         return {}
 
 
-def dataset_paths(turn: Turn, pattern: str, field: str) -> Iterator[Any]:
-    """Local paths of the tars that a pattern names, fetched one at a time.
+def dataset_paths(turn: Turn, pattern: str, field: str) -> Iterator[Path]:
+    """Local paths of the tars that a pattern names, fetched one at a time and valid until the next.
 
     Raises:
         UserError: ``dataset_not_found`` or ``path_outside_storage``, naming the field.

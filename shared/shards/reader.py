@@ -5,12 +5,17 @@ Members belong to one sample while they share the name up to the first dot. The 
 (the class number as text); other members are skipped. Only one batch is in memory at a time, and everything
 wrong with the data is a ``UserError`` that names the sample. Whoever reads a stranger's tar passes ``check``,
 which is called at every member, so that a cancel is heard however long the tar is.
+
+Not read through ``webdataset``, which rests on ``tarfile``: it ends without a word at a damaged header, at a cut
+between two members and at the end of the first of two tars that were joined, passes over links, takes whatever size a
+header claims into memory, and yields a key that comes twice as two samples. Names are split into keys as it does it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -23,6 +28,9 @@ from shared.tasks.labels import ClassNumbers, LabelFormat, Labels
 
 MAX_MEMBER_BYTES = 256 * 1024 * 1024
 """Of an image; room for metadata that nobody needs, and little enough for any worker."""
+
+NAMES_LISTED = 5
+"""Files in a message about all of them."""
 
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 
@@ -40,11 +48,12 @@ class Samples(NamedTuple):
 
 
 def iter_samples(
-    paths: Sequence[Path],
+    paths: Iterable[Path],
     shape: tuple[int, int, int],
     *,
     batch_size: int = 1024,
     labels: LabelFormat = CLASS_NUMBERS,
+    read_labels: bool = True,
     require_labels: bool = False,
     any_size: bool = False,
     check: Callable[[], None] = lambda: None,
@@ -52,11 +61,13 @@ def iter_samples(
     """Read tars one after another.
 
     Args:
-        paths: local, uncompressed tars.
+        paths: local, uncompressed tars; some of them, but not all, may be empty. The next one is asked for when the one
+            before has been read.
         shape: (C, H, W) of the images that are wanted; gray and color pictures are converted.
         batch_size: samples in a batch; the last one may be smaller, and all are where images are so large that a
             batch would be more than ``MAX_BATCH_BYTES``. Batches run across tars.
         labels: how labels lie in the tars, and which there may be.
+        read_labels: look at labels at all; if not, none that is there is an obstacle, and every target is unlabeled.
         require_labels: a sample without a label is an error.
         any_size: images may have other heights and widths than ``shape``. A batch holds images of one size, so a
             new one begins wherever the size changes.
@@ -72,8 +83,10 @@ def iter_samples(
     """
     batch: _Batch | None = None
     total = 0
+    read: list[str] = []
     for path in paths:
-        for key, fields in _raw_samples(path, labels, check=check):
+        read.append(path.name)
+        for key, fields in _raw_samples(path, labels, labels.members if read_labels else (), check=check):
             name = f"{path.name}: {key[:200]}"
             image = _image(fields, shape, name, any_size, labels)
             if batch is not None and (batch.is_full or batch.images.shape[1:] != image.shape):
@@ -87,8 +100,9 @@ def iter_samples(
     if batch is not None:
         yield batch.samples()
     if not total:
-        names = ", ".join(path.name for path in paths)
-        raise UserError("dataset_without_images", f"{names}: no samples; {layout(labels)}")
+        more = f" and {len(read) - NAMES_LISTED} more" if len(read) > NAMES_LISTED else ""
+        names = ", ".join(read[:NAMES_LISTED])
+        raise UserError("dataset_without_images", f"{names}{more}: no samples; {layout(labels)}")
 
 
 class _Batch:
@@ -123,15 +137,18 @@ def layout(labels: LabelFormat) -> str:
 
 def count_samples(path: Path) -> int:
     """Samples in a tar, counted by their keys without reading the members."""
-    return sum(1 for _ in _raw_samples(path, None, check=lambda: None))
+    return sum(1 for _ in _raw_samples(path, None, (), check=lambda: None))
 
 
 def _raw_samples(
-    path: Path, labels: LabelFormat | None, *, check: Callable[[], None]
+    path: Path, labels: LabelFormat | None, label_members: Sequence[str], *, check: Callable[[], None]
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Keys of a tar in order, each with the content of its image and label; of nothing where these are not wanted."""
     current: str | None = None
     fields: dict[str, bytes] = {}
+    keys: set[bytes] = set()
+    present: set[str] = set()
+    known = (*IMAGE_EXTENSIONS, *(labels.members if labels is not None else ()))
     with path.open("rb") as file:
         members = tar_members(file, path.stat().st_size, check)
         while True:
@@ -147,15 +164,34 @@ def _raw_samples(
             if match is None:
                 continue
             key, extension = match["key"], match["extension"].lower()
+            if member.link is not None:
+                if extension in known:
+                    message = f"{path.name}: {member.name[:200]} is a link to {member.link[:200]}; pack what it stands "
+                    raise UserError("unreadable_dataset", message + "for (tar --dereference --hard-dereference)")
+                continue
             if key != current:
                 if current is not None:
                     yield current, fields
-                current, fields = key, {}
-            if labels is not None and _counts(extension, fields, labels.members):
+                current, fields, present = key, {}, set()
+                _check_new(key, keys, path)
+            if extension in known:
+                if extension in present:
+                    raise UserError("unreadable_dataset", f"{path.name}: {member.name[:200]} is there twice")
+                present.add(extension)
+            if labels is not None and _counts(extension, fields, label_members):
                 limit = MAX_MEMBER_BYTES if extension in IMAGE_EXTENSIONS else labels.max_bytes
                 fields[extension] = _content(file, member, path, limit)
     if current is not None:
         yield current, fields
+
+
+def _check_new(key: str, keys: set[bytes], path: Path) -> None:
+    """Refuses a key that came before another one: which of its members belong together, nobody can tell."""
+    digest = hashlib.blake2b(key.encode(errors="replace"), digest_size=12).digest()  # keys may be long
+    if digest in keys:
+        message = f"{path.name}: the members of {key[:200]} are not side by side, or two samples have this key; "
+        raise UserError("unreadable_dataset", message + "pack the files in the order of their names, each key once")
+    keys.add(digest)
 
 
 def _counts(extension: str, fields: dict[str, bytes], label_members: Sequence[str]) -> bool:

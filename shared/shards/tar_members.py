@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO, Final, NamedTuple
 
 BLOCK_BYTES: Final = 512
+CHUNK_BYTES: Final = 1024 * 1024
 MAX_EXTENSION_BYTES: Final = 65_536
 """Of all extended headers of one member together; a path takes a few hundred."""
 
@@ -29,15 +30,17 @@ class DamagedTar(Exception):
 
 
 class TarMember(NamedTuple):
-    """A regular file in a tar: its content is ``size`` bytes from ``offset``."""
+    """A regular file in a tar: its content is ``size`` bytes from ``offset``. Or a link, which has none of its own."""
 
     name: str
     offset: int
     size: int
+    link: str | None = None
+    """What a hard or symbolic link stands for."""
 
 
 def tar_members(file: BinaryIO, file_bytes: int, check: Callable[[], None] = lambda: None) -> Iterator[TarMember]:
-    """The regular files of an uncompressed tar, in order. Leaves the position of ``file`` anywhere.
+    """The regular files and links of an uncompressed tar, in order. Leaves the position of ``file`` anywhere.
 
     Args:
         file: seekable.
@@ -45,15 +48,16 @@ def tar_members(file: BinaryIO, file_bytes: int, check: Callable[[], None] = lam
         check: called before each header; what it raises ends the walk.
 
     Raises:
-        DamagedTar: there is no valid header where one should be, the file is cut short, extended headers are too
-            long, or a member is sparse.
+        DamagedTar: there is no valid header where one should be, the file is cut short or does not end as tars end,
+            extended headers are too long, or a member is sparse.
     """
     offset = 0
-    while offset < file_bytes or offset == 0:
+    while True:
         check()
         start = offset
         header, offset, fields = _with_extensions(file, offset, check)
         if header is None:
+            _check_end(file, start, file_bytes, check)
             return
         if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith(SPARSE_FIELDS) for key in fields):
             raise DamagedTar(f"the member at byte {start} is sparse; pack the files without --sparse")
@@ -65,8 +69,27 @@ def tar_members(file: BinaryIO, file_bytes: int, check: Callable[[], None] = lam
             raise DamagedTar(f"the member at byte {start} claims {length:,} bytes, which the file does not have")
         if header.isreg():
             yield TarMember(name, offset, length)
+        elif header.issym() or header.islnk():
+            yield TarMember(name, offset, 0, header.linkname)
         offset += length + -length % BLOCK_BYTES
-    # Many writers leave out the zeros at the end, and every reader takes that.
+
+
+def _check_end(file: BinaryIO, end: int, file_bytes: int, check: Callable[[], None]) -> None:
+    """An archive ends with a block of zeros, and after it comes nothing but zeros.
+
+    Cut between two members, a tar would else look whole; and of two that were joined with ``cat``, ``tarfile`` and
+    ``webdataset`` read the first alone.
+    """
+    if end >= file_bytes:
+        raise DamagedTar(f"it ends at byte {file_bytes:,} without the zeros that end a tar: it was cut short")
+    place = end
+    file.seek(end)
+    while chunk := file.read(CHUNK_BYTES):
+        check()
+        if any(chunk):
+            where = place + len(chunk) - len(chunk.lstrip(b"\0"))
+            raise DamagedTar(f"more follows at byte {where:,}, after its end; give tars that were joined one by one")
+        place += len(chunk)
 
 
 def pax_fields(content: bytes) -> dict[str, str]:
@@ -134,10 +157,10 @@ def _fields(kind: bytes, content: bytes, offset: int) -> dict[str, str]:
 
 
 def _header(file: BinaryIO, offset: int) -> tarfile.TarInfo | None:
-    """The header at this place; None where the archive ends. Also the end of the file is an end."""
+    """The header at this place; None where the archive ends, or the file."""
     file.seek(offset)
     block = file.read(BLOCK_BYTES)
-    if not any(block) and (block or offset):
+    if not any(block):
         return None
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "replace")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from distiller.attempt import distil
 from shared.broker import Broker
@@ -63,3 +67,30 @@ def test_a_worker_that_is_told_to_end_leaves_a_checkpoint(broker: Broker, storag
     pointer = broker.checkpoints.pointer(job.id, attempt.task)
     assert pointer is not None
     assert storage.exists(pointer["name"])
+
+
+def test_a_job_that_only_distils_looks_at_no_label_and_passes_over_an_empty_shard(
+    broker: Broker, storage: Storage
+) -> None:
+    fields = job_fields(distillation={"warmup_batches": None})
+    spec = JobSpec.model_validate(fields | {"synthesis": None, "shards": "data/{a,b}.tar"})
+    put_teacher(storage, spec)
+    picture = io.BytesIO()
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(picture, "PNG")
+    for name, count in (("a", 0), ("b", 20)):
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w") as tar:
+            for index in range(count):
+                for member, data in ((f"{index}.png", picture.getvalue()), (f"{index}.cls", b"cat")):
+                    info = tarfile.TarInfo(member)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+        storage.put_bytes(content.getvalue(), f"data/{name}.tar")
+    job = broker.jobs.create(spec)
+
+    with turn_at(claim(broker, Role.DISTILLATION), broker, storage) as turn:
+        distil(turn)
+
+    result = broker.jobs.get(job.id).result
+    assert result is not None
+    assert (result["dataset_images"], result["dataset_shards"]) == (20, 2)

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -185,6 +186,88 @@ def test_a_tar_cut_inside_a_member_is_unreadable(tmp_path: Path) -> None:
         cut = tar.getmembers()[9].offset_data + 10
     path.write_bytes(path.read_bytes()[:cut])
     assert error_of(path).code == "unreadable_dataset"
+
+
+def test_a_tar_cut_between_two_members_is_unreadable(tmp_path: Path) -> None:
+    path, _ = shard(tmp_path, batch(6))
+    with tarfile.open(path) as tar:
+        cut = tar.getmembers()[9].offset
+    path.write_bytes(path.read_bytes()[:cut])
+    with tarfile.open(path) as tar:
+        assert len(tar.getnames()) == 9, "tarfile, and so webdataset, takes it for whole"
+    assert "cut short" in error_of(path).message
+    assert error_of(path).code == "unreadable_dataset"
+
+
+def test_tars_that_were_joined_are_refused(tmp_path: Path) -> None:
+    path, _ = shard(tmp_path, batch(6))
+    path.write_bytes(path.read_bytes() * 2)
+    with tarfile.open(path) as tar:
+        assert len(tar.getnames()) == 18, "tarfile, and so webdataset, reads the first alone"
+    assert "one by one" in error_of(path).message
+
+
+def test_zeros_after_the_end_are_part_of_it(tmp_path: Path) -> None:
+    path, _ = shard(tmp_path, batch(6))
+    path.write_bytes(path.read_bytes() + bytes(3_000_000))
+    assert len(read(path)[0]) == 6
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_a_link_for_an_image_is_refused_by_name_and_another_is_skipped(tmp_path: Path, kind: bytes) -> None:
+    path = tmp_path / "data.tar"
+    picture = encoded(GRAY, "png")
+    for name in ("latest", "b.json", "b.png"):
+        with tarfile.open(path, "w") as tar:
+            image = tarfile.TarInfo("a.png")
+            image.size = len(picture)
+            tar.addfile(image, io.BytesIO(picture))
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "a.png"
+            tar.addfile(link)
+        if name == "b.png":
+            assert "b.png is a link to a.png" in error_of(path).message
+        else:
+            assert len(read(path)[0]) == 1
+
+
+def test_a_key_that_comes_again_is_refused_by_name(tmp_path: Path) -> None:
+    picture = encoded(GRAY, "png")
+    apart = tar_of(tmp_path / "apart.tar", {"a.png": picture, "b.png": picture, "a.cls": b"1", "b.cls": b"2"})
+    assert "the members of a are not side by side" in error_of(apart).message
+    path = tmp_path / "twice.tar"
+    with tarfile.open(path, "w") as tar:
+        for _ in range(2):
+            member = tarfile.TarInfo("a.png")
+            member.size = len(picture)
+            tar.addfile(member, io.BytesIO(picture))
+    assert "a.png is there twice" in error_of(path).message
+
+
+@pytest.mark.parametrize("label", [b"cat", b"-1", b"1.0", b"9" * 5000])
+def test_a_label_that_nobody_asks_for_is_no_obstacle(tmp_path: Path, label: bytes) -> None:
+    path = tar_of(tmp_path / "data.tar", {"x.png": encoded(GRAY, "png"), "x.cls": label})
+    _, targets = read(path, read_labels=False)
+    assert targets.tolist() == [UNLABELLED]
+
+
+def test_an_empty_tar_among_others_is_passed_over(tmp_path: Path) -> None:
+    full = tar_of(tmp_path / "full.tar", {"x.png": encoded(GRAY, "png")})
+    empty = tar_of(tmp_path / "empty.tar", {})
+    (samples,) = iter_samples([empty, full, empty], (1, 5, 7))
+    assert len(samples.images) == 1
+    assert error_of(empty).code == "dataset_without_images"
+
+
+def test_the_next_tar_is_asked_for_when_the_one_before_has_been_read(tmp_path: Path) -> None:
+    def fetched() -> Iterator[Path]:
+        for name in ("a", "b"):
+            path = tar_of(tmp_path / f"{name}.tar", {f"{name}.png": encoded(GRAY, "png")})
+            yield path
+            path.unlink()
+
+    (samples,) = iter_samples(fetched(), (1, 5, 7))
+    assert len(samples.images) == 2
 
 
 def test_a_missing_tar_is_file_not_found(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The marker in the storage root: an unmounted or a wrong volume is recognised and never called empty."""
+"""The marker in the storage root: an unmounted or a wrong volume is recognized and never called empty."""
 
 from pathlib import Path
 
