@@ -103,7 +103,7 @@ class AsyncClient(AsyncService):
         on_retry: Callable[[Retry], None] | None = None,
     ) -> None:
         connection = Connection(
-            AsyncTransport(timeout_seconds),
+            AsyncTransport(url_of(url), timeout_seconds),
             url_of(url),
             api_key=key_of(api_key),
             timeout_seconds=timeout_seconds,

@@ -253,7 +253,7 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         connection = Connection(
-            BlockingTransport(timeout_seconds, sleep),
+            BlockingTransport(url_of(url), timeout_seconds, sleep),
             url_of(url),
             api_key=key_of(api_key),
             timeout_seconds=timeout_seconds,

@@ -16,6 +16,8 @@ import anyio
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
+from synth_service.client.environment import route_to
+
 Result = TypeVar("Result")
 
 
@@ -45,10 +47,21 @@ class Transport(Protocol):
 
 
 class AsyncTransport:
-    """For an event loop."""
+    """For an event loop.
 
-    def __init__(self, timeout_seconds: float) -> None:
-        self._http = httpx.AsyncClient(timeout=timeout_seconds)
+    Args:
+        url: the one address that requests go to.
+        timeout_seconds: longest silence before a request counts as unanswered.
+
+    Raises:
+        ValueError: a variable of the environment is in the way; see ``synth_service.client.environment``.
+    """
+
+    def __init__(self, url: str, timeout_seconds: float) -> None:
+        route = route_to(url)
+        self._http = httpx.AsyncClient(
+            timeout=timeout_seconds, trust_env=False, proxy=route.proxy, verify=route.certificates
+        )
 
     async def send(self, request: httpx.Request) -> httpx.Response:
         """See ``Transport``."""
@@ -85,12 +98,19 @@ class BlockingTransport:
     """For ordinary functions: its coroutines block and never suspend.
 
     Args:
+        url: the one address that requests go to.
         timeout_seconds: longest silence before a request counts as unanswered.
         sleep: waits; what it raises ends what was waiting.
+
+    Raises:
+        ValueError: as ``AsyncTransport``.
     """
 
-    def __init__(self, timeout_seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._http = httpx.Client(timeout=timeout_seconds)
+    def __init__(self, url: str, timeout_seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
+        route = route_to(url)
+        self._http = httpx.Client(
+            timeout=timeout_seconds, trust_env=False, proxy=route.proxy, verify=route.certificates
+        )
         self._sleep = sleep
 
     async def send(self, request: httpx.Request) -> httpx.Response:
