@@ -63,6 +63,17 @@ class Settings(BaseSettings):
         description="Requests of one API key, or of one address without a key, above which the API answers 429. "
         "Twice as many may come at once. Counted by each API process. 0: no limit.",
     )
+    max_keyless_requests_per_second: float = Field(
+        50.0,
+        ge=0,
+        description="Requests without a key, from one address, above which the API answers 429 where there are keys. "
+        "0: no limit.",
+    )
+    trusted_proxies: CommaSeparated = Field(
+        (),
+        description="Comma-separated addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are "
+        "believed, or *. Unset: nobody's.",
+    )
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest accepted request body, uploads excepted.")
     max_upload_bytes: int = Field(4 * 1024**3, ge=1_000, description="Largest accepted upload of a checkpoint.")
     max_queued_jobs: int = Field(10_000, ge=1, description="POST /jobs answers 429 above this many unfinished jobs.")
@@ -100,7 +111,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["json", "console"] = Field("console", description="Log lines for machines or for people.")
 
-    @field_validator("allowed_factories", "allowed_hosts", mode="before")
+    @field_validator("allowed_factories", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

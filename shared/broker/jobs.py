@@ -289,6 +289,10 @@ class Jobs:
         self._redis.ping()
         return time.perf_counter() - started
 
+    def check_writable(self) -> None:
+        """Writes. Raises redis.RedisError when the server does not answer, is full, or only reads."""
+        self._redis.set(keys.PROBE, "1", ex=60)
+
 
 def _models_of(spec: JobSpec) -> Iterator[str]:
     """The uploaded checkpoints that a job loads."""

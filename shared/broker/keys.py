@@ -36,6 +36,9 @@ SESSION_SECRET: Final = Key(f"{PREFIX}session-secret")
 STORAGE: Final = Key(f"{PREFIX}storage")
 """String: the id that the marker file in the storage root holds; see ``shared.storage.identity``."""
 
+PROBE: Final = Key(f"{PREFIX}probe")
+"""Written by those who ask whether the server can be written to."""
+
 SWEEPER: Final = Key(f"{PREFIX}sweeper")
 """Exists while somebody has lately begun to tidy up."""
 

@@ -1,5 +1,6 @@
 """``python -m synth_service.api``: serves the API until SIGTERM or SIGINT."""
 
+import logging
 import socket
 import sys
 from types import FrameType
@@ -47,6 +48,8 @@ def main() -> int:
             "REDIS_URL is not set. Give the address of a Redis or Valkey server, or start all with `dfkd up`."
         )
     configure_logging(settings)
+    # It warns of every malformed request: whoever can connect could fill the disk.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     try:
         check_exposure(settings)
     except ValueError as error:
@@ -72,6 +75,8 @@ def main() -> int:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=list(settings.trusted_proxies),
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         Server(config, app).run(sockets=[listener])

@@ -18,6 +18,7 @@ from synth_service.api import dashboard
 from synth_service.api.dashboard.problem_pages import ProblemPageMiddleware
 from synth_service.api.examples import add_examples
 from synth_service.api.problems import ProblemMiddleware, describe_in_openapi, install_handlers
+from synth_service.api.readiness import Readiness
 from synth_service.api.request_logs import RequestLogMiddleware
 from synth_service.api.routes import (
     archive,
@@ -94,6 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.storage = Storage(settings.storage)
     app.state.storage_identity = StorageIdentity(app.state.storage, app.state.broker.storage_record)
+    app.state.readiness = Readiness(app.state.broker, app.state.storage, app.state.storage_identity)
     app.state.is_stopping = False
     app.state.sessions = Sessions(settings.api_keys, settings.session_hours, app.state.broker.session_secret)
     app.state.wrong_keys = RateLimiter(WRONG_KEYS_PER_SECOND, settings.max_wrong_keys)

@@ -1,7 +1,8 @@
 """A log line for each request, and an id that ties it to whatever else is logged on its behalf.
 
 Polls are most of the requests and say nothing new, so that they were answered is only logged at level debug: at any
-other level they cost an id and no line. Query strings are never logged; a key may stand in one by mistake.
+other level they cost an id and no line. Query strings are never logged; a key may stand in one by mistake. Refusals
+of strangers are counted rather than logged when there are many: whoever can connect could fill the disk.
 """
 
 import re
@@ -12,7 +13,13 @@ from typing import Any, Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from synth_service.api.security.rate_limits import RateLimiter, network_of
+
 logger = structlog.get_logger()
+
+REFUSALS_PER_SECOND: Final = 1.0
+REFUSALS_AT_ONCE: Final = 50
+"""Lines of requests that no key came with and that were refused, from one address."""
 
 REQUEST_ID_HEADER: Final = b"x-request-id"
 LONGEST_PATH: Final = 200
@@ -32,6 +39,8 @@ class RequestLogMiddleware:
     def __init__(self, app: ASGIApp, is_verbose: bool) -> None:
         self._app = app
         self._is_verbose = is_verbose
+        self._refusals = RateLimiter(REFUSALS_PER_SECOND, REFUSALS_AT_ONCE)
+        self._not_logged = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -70,5 +79,10 @@ class RequestLogMiddleware:
         caller = getattr(scope.get("state", {}).get("caller"), "name", None)
         if caller is not None:
             fields["caller"] = caller
+        elif 400 <= status < 500 and self._refusals.seconds_to_wait(network_of(scope)):
+            self._not_logged += 1
+            return
+        if self._not_logged:
+            fields["refusals_not_logged"], self._not_logged = self._not_logged, 0
         is_poll = scope["method"] in _QUIET_METHODS and 0 < status < 400
         (logger.debug if is_poll else logger.info)("request", **fields)

@@ -1,18 +1,10 @@
 """The service itself: is it alive and ready, what does it offer, who works for it."""
 
-from collections.abc import Callable
-from contextlib import suppress
-
-import anyio
-import redis
-from anyio.to_thread import run_sync
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from shared.specs.architectures import ARCHITECTURES, ZOOS
 from shared.specs.presets import DEFAULT_PRESET, PRESETS, TEACHER_WEIGHTS
-from shared.storage import Storage
-from shared.storage.identity import StorageIdentity
-from synth_service.api.dependencies import BrokerInUse, IdentityInUse, SettingsInUse, StorageInUse
+from synth_service.api.dependencies import BrokerInUse, SettingsInUse
 from synth_service.api.problems import Problem, documented
 from synth_service.wire import (
     ArchitectureDetail,
@@ -24,8 +16,7 @@ from synth_service.wire import (
     WorkerList,
 )
 
-READY_WITHIN_SECONDS = 1.5
-"""Below the two seconds that orchestrators commonly wait for a probe."""
+_PARTS = {"redis_unavailable": "Redis", "storage_unavailable": "The storage"}
 
 router = APIRouter(tags=["service"])
 
@@ -37,37 +28,13 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", response_model=Health, responses=documented(), summary="Ready?")
-async def readyz(broker: BrokerInUse, storage: StorageInUse, identity: IdentityInUse) -> Health:
-    """Whether jobs can be taken: Redis answers and the storage can be written. 503 with the reason if not."""
-    probes = (
-        ("redis_unavailable", "Redis", broker.jobs.ping),
-        ("storage_unavailable", "The storage", lambda: _check_storage(storage, identity)),
-    )
-    reasons: dict[str, str] = {}
-
-    async def run(code: str, what: str, probe: Callable[[], object]) -> None:
-        try:
-            with anyio.fail_after(READY_WITHIN_SECONDS):
-                await run_sync(probe, abandon_on_cancel=True)
-        except TimeoutError:
-            reasons[code] = f"{what} did not answer within {READY_WITHIN_SECONDS:g} s."
-        except Exception as error:  # whatever the reason is, it is the answer
-            reasons[code] = f"{what} cannot be used ({type(error).__name__}: {error})."
-
-    async with anyio.create_task_group() as tasks:
-        for each in probes:
-            tasks.start_soon(run, *each)
-    for code, *_ in probes:
-        if code in reasons:
-            raise Problem(503, code, " ".join(reasons[key] for key in sorted(reasons)), headers={"Retry-After": "2"})
+async def readyz(request: Request) -> Health:
+    """Whether jobs can be taken: Redis and the storage can be written. 503 with the reason if not."""
+    complaints = await request.app.state.readiness.complaints()
+    if complaints:
+        reasons = [f"{_PARTS[code]} cannot be used ({complaint.kind})." for code, complaint in complaints.items()]
+        raise Problem(503, next(iter(complaints)), " ".join(reasons), headers={"Retry-After": "2"})
     return Health()
-
-
-def _check_storage(storage: Storage, identity: StorageIdentity) -> None:
-    """Raises what real work would meet, on this storage and no other."""
-    with suppress(redis.RedisError):  # said by the other probe
-        identity.compare()
-    storage.check_writable()
 
 
 @router.get("/architectures", response_model=ArchitectureList, summary="Networks that jobs may name")

@@ -23,7 +23,7 @@ from shared.jobs import JobRecord
 from shared.settings import Settings
 from synth_service.api.problems import MEDIA_TYPE, Problem
 from synth_service.api.security.headers import SAFE_METHODS
-from synth_service.api.security.rate_limits import RateLimiter, network_of, too_many_requests
+from synth_service.api.security.rate_limits import BURST_SECONDS, RateLimiter, network_of, too_many_requests
 from synth_service.api.security.sessions import CSRF_HEADER, Session, Sessions, cookie_name
 
 __all__ = ["AuthenticationMiddleware", "Caller", "CallerInUse", "describe_security", "new_api_key", "sign_in"]
@@ -79,6 +79,8 @@ class AuthenticationMiddleware:
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, sessions: Sessions, wrong_keys: RateLimiter) -> None:
+        per_second = settings.max_keyless_requests_per_second
+        self._keyless = RateLimiter(per_second, BURST_SECONDS * per_second) if per_second else None
         self._app = app
         self._keys = settings.api_keys
         self._own_jobs_only = settings.own_jobs_only
@@ -117,12 +119,19 @@ class AuthenticationMiddleware:
         else:
             session = await self._session(headers, scope)
             if session is None:
+                self._count_keyless(scope)
                 raise _unauthenticated("api_key_missing", "This service needs an API key.")
             if scope["method"] not in SAFE_METHODS:
                 _check_csrf_token(headers, session)
             scope["state"]["session"] = session
             key = session.key
         return Caller(key.name, self._own_jobs_only)
+
+    def _count_keyless(self, scope: Scope) -> None:
+        """Raises Problem 429 when an address without a key asks too often: refusing costs something too."""
+        wait = self._keyless.seconds_to_wait(network_of(scope)) if self._keyless else 0.0
+        if wait:
+            raise too_many_requests(wait, "Send an API key. The operator makes keys with `dfkd key NAME`.")
 
     async def _session(self, headers: Headers, scope: Scope) -> Session | None:
         name = cookie_name(scope["scheme"] == "https")

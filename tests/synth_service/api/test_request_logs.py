@@ -13,6 +13,8 @@ from structlog.typing import EventDict
 from shared.jobs import JobRecord
 from shared.settings import Settings
 from synth_service.api.app import create_app
+from synth_service.api.request_logs import REFUSALS_AT_ONCE
+from tests.synth_service.api.keys import bearer, with_keys
 
 
 @pytest.fixture
@@ -63,3 +65,13 @@ def test_a_refusal_is_logged_without_room_for_forged_lines(client: TestClient, l
 def test_an_odd_request_id_is_replaced(client: TestClient, request_id: str) -> None:
     answer = client.get("/healthz", headers={b"X-Request-Id": request_id.encode()})
     assert len(answer.headers["X-Request-Id"]) == 16
+
+
+def test_refusals_of_strangers_are_counted_when_there_are_many(settings: Settings, lines: list[EventDict]) -> None:
+    with TestClient(create_app(with_keys(settings, max_keyless_requests_per_second=0))) as client:
+        for _ in range(REFUSALS_AT_ONCE + 200):
+            assert client.get("/jobs").status_code == 401
+        logged = [line for line in lines if line["event"] == "request"]
+        assert len(logged) < REFUSALS_AT_ONCE + 100  # one a second more, however slow this machine is
+        client.post("/jobs", json={}, headers=bearer("alice"))
+    assert lines[-1]["refusals_not_logged"] + len(logged) >= REFUSALS_AT_ONCE + 200

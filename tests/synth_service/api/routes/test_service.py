@@ -32,7 +32,8 @@ def test_a_storage_folder_that_has_gone_is_not_ready_and_is_not_made_again(
 ) -> None:
     shutil.rmtree(storage.root)
     found = problem(client.get("/readyz"), 503, "storage_unavailable")
-    assert "gone" in found.detail
+    assert "StorageUnavailable" in found.detail
+    assert storage.root not in found.detail
     assert client.get("/readyz").status_code == 503
 
 
@@ -65,3 +66,29 @@ def test_workers_are_listed_with_what_they_tell_of_themselves(client: TestClient
         {"name": "a", "role": "distillation", "job": "job-1", "at": 2.0},
         {"name": "b", "role": "synthesis", "job": "", "at": 1.5, "device": "cpu"},
     ]
+
+
+def test_readiness_tells_strangers_no_addresses(settings: Settings) -> None:
+    port = free_port()
+    away = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}"})
+    with TestClient(create_app(away)) as client:
+        found = problem(client.get("/readyz"), 503, "redis_unavailable")
+    assert "127.0.0.1" not in found.detail
+    assert str(port) not in found.detail
+
+
+def test_a_server_that_takes_no_writes_is_not_ready(client: TestClient, broker: Broker) -> None:
+    broker.redis.config_set("maxmemory", "1")
+    try:
+        problem(client.get("/readyz"), 503, "redis_unavailable")
+    finally:
+        broker.redis.config_set("maxmemory", "0")
+
+
+def test_readiness_is_found_out_once_a_second_however_often_it_is_asked(client: TestClient, broker: Broker) -> None:
+    client.get("/readyz")
+    before = int(broker.redis.info("stats")["total_commands_processed"])
+    for _ in range(10):
+        assert client.get("/readyz").status_code == 200
+    spent = int(broker.redis.info("stats")["total_commands_processed"]) - before
+    assert spent < 10  # on a machine that is busy, a second may pass

@@ -1,3 +1,4 @@
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from shared.settings import Settings
 from synth_service.api.security import http_protocol
@@ -109,3 +110,86 @@ def test_a_connection_may_idle_between_requests_and_an_answer_may_take_its_time(
         assert not answering.wait(0.2)
         connection.sendall(REQUEST + b"\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+JSON_POST = b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED = JSON_POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def endless(kind: str) -> tuple[bytes, bytes]:
+    """The beginning of a request, and what goes on without end."""
+    return {
+        "trailers": (CHUNKED + b"2\r\n{}\r\n0\r\n", b"X-Trailer: " + b"a" * 1000 + b"\r\n"),
+        "a trailer": (CHUNKED + b"2\r\n{}\r\n0\r\nX-Trailer: ", b"a" * 1000),
+        "chunk extensions": (CHUNKED + b"2;x=", b"a" * 1000),
+        "chunks of one byte": (CHUNKED, b"1" + b";a" * 50 + b"\r\n{\r\n"),
+        "a body": (CHUNKED, b"3e8\r\n" + b" " * 1000 + b"\r\n"),
+        "requests": (b"", b"POST /jobs HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n" * 50),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["trailers", "a trailer", "chunk extensions", "chunks of one byte", "a body", "requests"]
+)
+def test_a_request_without_end_is_cut_off_and_takes_no_memory(settings: Settings, tmp_path: Path, kind: str) -> None:
+    assert settings.redis_url is not None
+    variables = {"REDIS_URL": settings.redis_url, "DFKD_STORAGE": settings.storage, "DFKD_API_KEYS": "a:" + "k" * 32}
+    with running(tmp_path / "log", **variables) as url:
+        port = int(url.rpartition(":")[2])
+        (process,) = [each for each in psutil.Process().children() if _listens(each, port)]
+        before = process.memory_info().rss
+        begin, piece = endless(kind)
+        with connected(port) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
+            connection.sendall(begin + piece * (100_000_000 // len(piece)))
+        assert process.memory_info().rss - before < 20_000_000
+
+
+def test_an_answer_that_ends_before_its_request_reaches_the_client_and_ends_the_connection(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(CHUNKED.replace(b"/jobs", b"/nowhere") + b"2\r\n{}\r\n")
+        answer = read_to_end(connection)  # runs into its own timeout if the server does not close
+    assert answer.startswith(b"HTTP/1.1 404 ")
+
+
+def test_a_client_that_goes_on_sending_still_gets_its_answer(port: int) -> None:
+    body = b"a" * 700_000
+    head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with connected(port) as connection:
+        connection.sendall(head)
+        assert select.select([connection], [], [], 10)[0], "no answer"
+        connection.sendall(body)
+        assert read_to_end(connection).startswith(b"HTTP/1.1 404 ")
+
+
+def test_a_trailer_is_no_header(port: int, app: FastAPI) -> None:
+    @app.post("/echo")
+    async def echo(request: Request) -> list[str]:
+        await request.body()
+        return list(request.headers)
+
+    trailing = CHUNKED.replace(b"/jobs", b"/echo") + b"2\r\n{}\r\n0\r\nX-Api-Key: forged\r\n\r\n"
+    with connected(port) as connection:
+        connection.sendall(trailing)
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"x-api-key" not in answer
+
+
+def test_a_body_that_comes_too_slowly_ends_the_connection(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "BODY_SECONDS", 0.2)
+    with connected(port) as connection:
+        connection.sendall(JSON_POST + b"Content-Length: 9\r\n\r\n{")
+        assert read_to_end(connection).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_that_comes_steadily_may_take_longer(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(http_protocol, "SLOWEST_BYTES_PER_SECOND", 1_000)
+    with connected(port) as connection:
+        connection.sendall(CHUNKED.replace(b"/jobs", b"/jobs:validate"))
+        pause = threading.Event()
+        for _ in range(10):
+            connection.sendall(b"64\r\n" + b" " * 100 + b"\r\n")
+            assert not pause.wait(0.05)
+        connection.sendall(b"2\r\n{}\r\n0\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 422 ")

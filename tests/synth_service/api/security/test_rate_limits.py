@@ -140,6 +140,29 @@ def test_zero_is_no_limit(settings: Settings) -> None:
         assert {client.get("/architectures").status_code for _ in range(50)} == {200}
 
 
+def test_requests_without_a_key_are_limited_for_their_address_and_those_with_one_go_on(settings: Settings) -> None:
+    app = create_app(with_keys(settings, max_keyless_requests_per_second=0.01))
+    with TestClient(app, client=("192.0.2.1", 1)) as stranger, TestClient(app, client=("192.0.2.2", 1)) as other:
+        assert [stranger.get("/jobs").status_code for _ in range(3)] == [401, 429, 429]
+        assert stranger.get("/jobs", headers=bearer("alice")).status_code == 200
+        assert other.get("/jobs").status_code == 401
+
+
+@pytest.mark.parametrize(("trusted", "statuses"), [("", [401, 429, 429]), ("127.0.0.1", [401, 401, 401])])
+def test_an_address_that_a_client_claims_counts_from_trusted_proxies_only(
+    settings: Settings, tmp_path: Path, trusted: str, statuses: list[int]
+) -> None:
+    assert settings.redis_url is not None
+    variables = {"REDIS_URL": settings.redis_url, "DFKD_STORAGE": settings.storage, "DFKD_TRUSTED_PROXIES": trusted}
+    limit = {"DFKD_API_KEYS": f"alice:{KEYS['alice']}", "DFKD_MAX_KEYLESS_REQUESTS_PER_SECOND": "0.001"}
+    with running(tmp_path / "log", "/healthz", **variables, **limit) as url:
+        found = [
+            httpx.get(f"{url}/jobs", headers={"X-Forwarded-For": f"192.0.2.{n}"}, trust_env=False).status_code
+            for n in range(3)
+        ]
+    assert found == statuses
+
+
 @pytest.fixture
 def url(settings: Settings, tmp_path: Path) -> Iterator[str]:
     assert settings.redis_url is not None
