@@ -100,10 +100,16 @@ def test_it_survives_redis_going_and_coming(settings: Settings, broker: Broker) 
         server = broker.redis.info("server")["process_id"]
         os.kill(server, signal.SIGSTOP)
         try:
-            asked = time.perf_counter()
-            # An answer may be a second old.
-            wait_until(lambda: httpx2.get(f"{url}/readyz").json().get("code") == "redis_unavailable")
-            assert time.perf_counter() - asked < 2.0
+            seconds = []
+
+            def is_away() -> bool:
+                asked = time.perf_counter()
+                answer = httpx2.get(f"{url}/readyz").json()
+                seconds.append(time.perf_counter() - asked)
+                return answer.get("code") == "redis_unavailable"
+
+            wait_until(is_away)  # an answer may be a second old
+            assert max(seconds) < 2.0
             assert httpx2.get(f"{url}/healthz").status_code == 200
         finally:
             os.kill(server, signal.SIGCONT)
