@@ -32,8 +32,9 @@ from shared.networks.devices import choose_device
 from shared.shards.reader import iter_samples
 from shared.tasks.base import Evaluation
 from shared.worker.completion import finish
-from shared.worker.loop import Turn, WorkerStopping
+from shared.worker.loop import Turn, TurnYielded, WorkerStopping
 from shared.worker.models import Models
+from shared.worker.yielding import YieldRule
 
 logger = structlog.get_logger()
 
@@ -43,13 +44,17 @@ BURST_STEPS = 16
 METRICS_SECONDS = 1.0
 CHECKPOINT_SECONDS = 20.0
 
+YIELD_SECONDS = 30.0
+"""How long the distiller waits for images before another task gets the worker, whose pool has to be filled again."""
+
 
 def distil(turn: Turn) -> None:
     """The distiller's work function: does one distillation task to its end.
 
     Raises:
         UserError: the job cannot work as written.
-        LeaseLost, JobStopped, WorkerStopping: as ``Turn.check``; on the last a checkpoint is left.
+        LeaseLost, JobStopped: as ``Turn.check``.
+        WorkerStopping, TurnYielded: a checkpoint is left.
     """
     with closing(Distillation(turn)) as run:
         run.resume()
@@ -58,7 +63,7 @@ def distil(turn: Turn) -> None:
                 run.train()
                 if run.complete():
                     return
-        except WorkerStopping:
+        except (WorkerStopping, TurnYielded):
             run.save_checkpoint()
             raise
 
@@ -96,6 +101,7 @@ class Distillation:
         self._seconds = 0.0
         self._measured: tuple[int, Evaluation] | None = None
         self._publisher = Publisher(turn)
+        self._patience = YieldRule(turn, YIELD_SECONDS)
         self._next_metrics = self._next_checkpoint = time.monotonic()
 
     def _build_evaluator(self, teacher: torch.nn.Module, device: torch.device) -> Evaluator | None:
@@ -176,8 +182,13 @@ class Distillation:
             self._fill_pool(images)
             if self._is_lockstep:
                 self._catch_up()
-        if self._source.shards != shards or block_seconds:
+        is_new = self._source.shards != shards
+        if is_new or block_seconds:
             self._tell_consumed()
+        if is_new or not block_seconds:
+            self._patience.goes_on()
+        elif self._patience.is_over():
+            raise TurnYielded("no images for this job, and another task waits")
 
     def _tell_consumed(self) -> None:
         """Lets synthesis go on. Also told when nothing is new, since a crashed server may have forgotten the last."""
@@ -236,7 +247,7 @@ class Distillation:
             "source": self._source.state(),
             "seconds": self._seconds,
         }
-        self._publisher.checkpoint(state, self._trainer.step_count)
+        self._publisher.checkpoint(state, step=self._trainer.step_count, images_seen=self._pool.images_seen)
         self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
 
     def resume(self) -> None:

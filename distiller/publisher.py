@@ -44,8 +44,13 @@ class Publisher:
             self._checkpoint_name, self._snapshot = pointer["name"], newest
         return state
 
-    def checkpoint(self, state: Mapping[str, Any], step: int) -> None:
+    def checkpoint(self, state: Mapping[str, Any], *, step: int, images_seen: int) -> None:
         """Leaves everything that a successor needs, and drops the checkpoint before.
+
+        Args:
+            state: to go on from.
+            step: steps made.
+            images_seen: images taken from the source.
 
         Raises:
             LeaseLost: another attempt has the task; the checkpoint does not count.
@@ -58,7 +63,7 @@ class Publisher:
         self._files.publish(
             name,
             write=partial(self._turn.storage.put_bytes, data, name),
-            fence=partial(checkpoints.save, attempt, pointer),
+            fence=partial(checkpoints.save, attempt, pointer, position=step + images_seen),
             counted=lambda: checkpoints.pointer(attempt.job_id, attempt.task) == pointer,
             instead_of=self._checkpoint_name,
         )

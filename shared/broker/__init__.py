@@ -84,7 +84,7 @@ class Broker:
         self.jobs = Jobs(self.redis)
         self.models = Models(self.redis)
         self.leases = Leases(self.redis, lease_seconds=lease_seconds, max_attempts=max_attempts)
-        self.shards = Shards(self.redis)
+        self.shards = Shards(self.redis, lease_seconds=lease_seconds)
         self.checkpoints = Checkpoints(self.redis)
         self.snapshots = Snapshots(self.redis)
         self.reports = Reports(self.redis)

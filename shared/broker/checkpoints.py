@@ -16,10 +16,12 @@ from shared.jobs import Task
 @job_script("""
 if not holds() then return 'lost' end
 set(task .. ':checkpoint', pointer)
-set(task .. ':failures', 0)
+if position > tonumber(get(task .. ':best_position') or -1) then
+  redis.call('HSET', KEYS[1], task .. ':best_position', position, task .. ':failures', 0)
+end
 return 'ok'
 """)
-def _save(*, pointer: str) -> str: ...
+def _save(*, pointer: str, position: int) -> str: ...
 
 
 class Checkpoints:
@@ -28,13 +30,20 @@ class Checkpoints:
     def __init__(self, client: Client) -> None:
         self._redis = client
 
-    def save(self, attempt: Attempt, pointer: Mapping[str, Any]) -> None:
-        """Stores where a successor should continue; counts as progress.
+    def save(self, attempt: Attempt, pointer: Mapping[str, Any], *, position: int) -> None:
+        """Stores where a successor should continue.
+
+        Args:
+            attempt: that leaves it.
+            pointer: to the file.
+            position: how far it is. Progress, which forgives failures, is a position beyond the best of any attempt:
+                one that comes as far as its predecessor and fails there again has made none.
 
         Raises:
             LeaseLost: another attempt has the task; the checkpoint does not count.
         """
-        unless_refused(_save(self._redis, attempt.caller, pointer=json.dumps(dict(pointer))), attempt)
+        answer = _save(self._redis, attempt.caller, pointer=json.dumps(dict(pointer)), position=position)
+        unless_refused(answer, attempt)
 
     def pointer(self, job_id: str, task: Task) -> dict[str, Any] | None:
         """What the last ``save``, or announcement of a shard, stored."""

@@ -115,7 +115,7 @@ for _, each in ipairs(tasks()) do
     local entry = redis.call('XADD', queue_of(each), '*', 'job', job_id, 'partition', string.match(each, ':(%d+)$'))
     redis.call('HSET', KEYS[1], each .. ':state', 'queued', each .. ':entry', entry, each .. ':failures', 0)
     redis.call('HDEL', KEYS[1], each .. ':token', each .. ':worker', each .. ':rate', each .. ':finished_at',
-               each .. ':error')
+               each .. ':error', each .. ':parked')
     queued[#queued + 1] = each
   end
 end

@@ -39,6 +39,9 @@ STORAGE: Final = Key(f"{PREFIX}storage")
 PROBE: Final = Key(f"{PREFIX}probe")
 """Written by those who ask whether the server can be written to."""
 
+HEARD: Final = Key(f"{PREFIX}heard")
+"""Hash: when the server has last heard of anybody, and when it was last heard of again after an outage."""
+
 SWEEPER: Final = Key(f"{PREFIX}sweeper")
 """Exists while somebody has lately begun to tidy up."""
 

@@ -32,6 +32,15 @@ from shared.jobs import Task
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
 
+LISTEN: Final = """
+-- Notes that somebody was heard of, and when the server seems to have been away before: nobody was, for so long.
+local function listen(heard, time, gap_seconds)
+  local before = redis.call('HGET', heard, 'at')
+  if before and time - tonumber(before) > gap_seconds then redis.call('HSET', heard, 'returned_at', time) end
+  redis.call('HSET', heard, 'at', string.format('%.6f', time))
+end
+"""
+
 # KEYS of every job script: 1 job hash, 2 its events, 3 queue:synthesis, 4 queue:distillation, 5 unfinished set,
 # 6 untidy set.
 # ARGV: 1 task (role:partition) or '', 2 the attempt's token where the call is fenced, 3 the job's id.
@@ -44,6 +53,7 @@ local function now()
   return string.format('%d.%06d', time[1], time[2])
 end
 
+{LISTEN}
 local function get(field) return redis.call('HGET', KEYS[1], field) end
 local function set(field, value) redis.call('HSET', KEYS[1], field, value) end
 

@@ -16,8 +16,8 @@ from shared.broker import keys
 from shared.broker.attempts import Attempt, LeaseLost, unless_refused
 from shared.broker.connection import BLOCK_SECONDS, Client
 from shared.broker.keys import Key
-from shared.broker.scripts import job_script
-from shared.jobs import Role, State, Task
+from shared.broker.scripts import Caller, job_script
+from shared.jobs import Role, Task
 from shared.shards.manifest import ShardManifest
 
 
@@ -67,6 +67,8 @@ set(maker .. ':owed', cjson.encode(owed))
 event('shard_damaged', maker, told)
 if get(maker .. ':state') == 'succeeded' then
   local entry = redis.call('XADD', KEYS[3], '*', 'job', job_id, 'partition', string.match(maker, ':(%d+)$'))
+  -- Delivered at once, to nobody, so that it waits before all tasks that no worker has had.
+  redis.call('XCLAIM', KEYS[3], GROUP, NOBODY, 0, entry, 'FORCE', 'JUSTID')
   redis.call('HSET', KEYS[1], maker .. ':state', 'queued', maker .. ':entry', entry)
   redis.call('HDEL', KEYS[1], maker .. ':token', maker .. ':finished_at')
 end
@@ -79,6 +81,17 @@ def _quarantine(
 ) -> int | str:
     """``maker`` is the task that made the shard; ``consumed`` says that the distiller had taken it."""
     ...
+
+
+@job_script("""
+local distillation = 'distillation:0'
+local state = get(distillation .. ':state')
+if not state or is_final(state) then return {0, 1} end
+local ahead = tonumber(get('shards') or 0) - tonumber(get('shards_consumed') or 0)
+local silence = tonumber(now()) - tonumber(get(distillation .. ':heartbeat_at') or 0)
+return {ahead, state == 'running' and silence < dead_after_seconds and 1 or 0}
+""")
+def _backlog(*, dead_after_seconds: float) -> list[int]: ...
 
 
 @job_script("""
@@ -115,19 +128,23 @@ class SynthesisPosition:
 
 @dataclass(frozen=True)
 class Backlog:
-    """How far synthesis is ahead. ``has_distiller``: some worker is working on the distillation."""
+    """How far synthesis is ahead. ``has_distiller``: a living worker is working on the distillation."""
 
     shards: int
     has_distiller: bool
-    distiller_heartbeat: str | None = None
-    """Changes while that worker lives."""
 
 
 class Shards:
-    """The shards of each job. Every write is fenced by the attempt's token."""
+    """The shards of each job. Every write is fenced by the attempt's token.
 
-    def __init__(self, client: Client) -> None:
+    Args:
+        client: of the server.
+        lease_seconds: silence after which a worker loses its claim.
+    """
+
+    def __init__(self, client: Client, *, lease_seconds: float) -> None:
         self._redis = client
+        self._lease_seconds = lease_seconds
 
     def announce(self, attempt: Attempt, manifest: ShardManifest, checkpoint: Mapping[str, Any]) -> None:
         """Publishes a sealed shard together with the checkpoint from which the next one is made.
@@ -251,12 +268,8 @@ class Shards:
 
     def backlog(self, job_id: str) -> Backlog:
         """Announced minus consumed shards. Zero once no distiller will come any more."""
-        distillation = Task(Role.DISTILLATION)
-        names = ["shards", "shards_consumed", f"{distillation}:state", f"{distillation}:heartbeat_at"]
-        shards, consumed, state, heartbeat = self._redis.hmget(keys.job(job_id), names)
-        if state is None or State(state).is_final:
-            return Backlog(0, has_distiller=True)
-        return Backlog(int(shards or 0) - int(consumed or 0), state == State.RUNNING, heartbeat)
+        answer = _backlog(self._redis, Caller(job_id), dead_after_seconds=self._lease_seconds)
+        return Backlog(answer[0], bool(answer[1]))
 
 
 def _flatten(entries: list[Any]) -> list[Any]:

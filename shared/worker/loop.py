@@ -65,16 +65,10 @@ class WorkerStopping(Exception):
 
 
 class TurnYielded(Exception):
-    """The worker gives the task back because another one may need a worker more.
+    """The worker gives the task back until it can progress, because another one may need a worker more.
 
-    Args:
-        reason: for the event.
-        is_older: that one is older; if not, the worker looks behind this task for the next.
+    The argument is the reason, for the event.
     """
-
-    def __init__(self, reason: str, *, is_older: bool) -> None:
-        super().__init__(reason)
-        self.is_older = is_older
 
 
 class StopFlag:
@@ -252,7 +246,6 @@ class Worker:
         self._settings = settings
         self._describe = describe
         self._stopping = StopFlag()
-        self._pass_over: str | None = None
         self._misses_storage = False
         self._next_sweep = time.monotonic()
 
@@ -269,8 +262,7 @@ class Worker:
                 self._stopping.wait(STORAGE_POLL_SECONDS)
                 continue
             try:
-                attempt = self._broker.leases.claim(self.role, self.name, after=self._pass_over)
-                self._pass_over = None
+                attempt = self._broker.leases.claim(self.role, self.name)
             except redis.RedisError as error:
                 logger.warning("claim_failed", error=str(error))
                 self._stopping.wait(1.0)
@@ -355,8 +347,7 @@ class Worker:
             leases.release(attempt, "worker stopping")
         except TurnYielded as reason:
             logger.info("turn_yielded", reason=str(reason))
-            leases.release(attempt, str(reason), let_others_pass=True)
-            self._pass_over = None if reason.is_older else attempt.entry
+            leases.release(attempt, str(reason), is_parked=True)
         except UserError as error:
             logger.warning("job_failed", code=error.code, error=error.message)
             leases.fail(attempt, error)

@@ -130,7 +130,7 @@ def check_nothing_is_left(cluster: Cluster, jobs: list[str]) -> Iterator[str]:
         queue = keys.queue(role)
         if redis.xlen(queue) or redis.xpending(queue, keys.GROUP)["pending"]:
             yield f"{queue} is not empty"
-    allowed = {keys.JOBS, keys.SWEEPER, keys.STATISTICS, keys.WORKERS, *(keys.queue(role) for role in Role)}
+    allowed = {keys.HEARD, keys.JOBS, keys.SWEEPER, keys.STATISTICS, keys.WORKERS, *(keys.queue(role) for role in Role)}
     for job in jobs:
         allowed |= {keys.job(job), keys.events(job), keys.shards(job), keys.metrics(job), keys.student(job)}
         allowed |= {keys.metrics_overview(job), keys.metrics_open(job)}

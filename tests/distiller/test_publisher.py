@@ -44,7 +44,7 @@ def test_a_successor_goes_on_from_the_newest_checkpoint(turn: Turn, broker: Brok
     publisher = Publisher(turn)
     assert publisher.resume() is None
     for step in (5, 10):
-        publisher.checkpoint({"step": torch.tensor(step)}, step)
+        publisher.checkpoint({"step": torch.tensor(step)}, step=step, images_seen=0)
     broker.leases.release(turn.attempt, "worker stopping")
 
     with turn_at(claim(broker, Role.DISTILLATION), broker, storage) as successor:
@@ -56,12 +56,12 @@ def test_a_successor_goes_on_from_the_newest_checkpoint(turn: Turn, broker: Brok
 
 def test_a_refused_checkpoint_leaves_no_file(turn: Turn) -> None:
     publisher = Publisher(turn)
-    publisher.checkpoint({"step": torch.tensor(5)}, 5)
+    publisher.checkpoint({"step": torch.tensor(5)}, step=5, images_seen=0)
     before = work(turn)
     lose_the_task(turn)
 
     with pytest.raises(LeaseLost):
-        publisher.checkpoint({"step": torch.tensor(10)}, 10)
+        publisher.checkpoint({"step": torch.tensor(10)}, step=10, images_seen=0)
 
     assert work(turn) == before
 

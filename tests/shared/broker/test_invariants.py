@@ -28,6 +28,7 @@ from shared.broker import Attempt, Broker, JobFinished, JobStopped, JobSucceeded
 from shared.errors import UserError
 from shared.jobs import JobError, Role, State, Task, tasks_of
 from tests.shared.broker.manifests import manifest_of
+from tests.shared.broker.test_leases import fall_silent
 from tests.specs import small_job
 
 LEASE_SECONDS = 3600.0
@@ -114,9 +115,7 @@ class BrokerMachine(RuleBasedStateMachine):
         """The holder falls silent for longer than the lease; it may still try to write later."""
         if self.holders.get((attempt.job_id, attempt.task)) != attempt:
             return
-        redis, queue = self.broker.redis, keys.queue(attempt.task.role)
-        redis.xclaim(queue, keys.GROUP, attempt.worker, 0, [attempt.entry], idle=int(2000 * LEASE_SECONDS), justid=True)
-        redis.hincrbyfloat(keys.job(attempt.job_id), f"{attempt.task}:heartbeat_at", -2 * LEASE_SECONDS)
+        fall_silent(self.broker, attempt, 2 * LEASE_SECONDS)
         self.holders.pop((attempt.job_id, attempt.task))
         # Until it is claimed the old token is still good, so others look for work until it is, or has ended.
         found: list[Attempt] = []
@@ -162,17 +161,12 @@ class BrokerMachine(RuleBasedStateMachine):
         leases = self.broker.leases
         writes = {
             "release": lambda: leases.release(attempt, "stopping"),
-            "pass": lambda: leases.release(attempt, "yield", let_others_pass=True),
+            "pass": lambda: leases.release(attempt, "yield", is_parked=True),
             "retry": lambda: leases.retry(attempt, JobError(code="internal_error", message="x")),
             "fail": lambda: leases.fail(attempt, UserError("bad", "x")),
         }
         if self._write(attempt, writes[how]) != "lost":
             self._let_go(attempt)
-            if how == "pass":
-                # It rests for a lease; an hour is as good as never.
-                redis, queue = self.broker.redis, keys.queue(attempt.task.role)
-                if redis.xpending_range(queue, keys.GROUP, attempt.entry, attempt.entry, 1):
-                    redis.xclaim(queue, keys.GROUP, "nobody", 0, [attempt.entry], idle=86_400_000, justid=True)
 
     @rule(attempt=attempts)
     def finish(self, attempt: Attempt) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.broker import Attempt, Broker, JobStopped, LeaseLost, StudentSnapshot
+from shared.broker import Attempt, Broker, JobStopped, LeaseLost, StudentSnapshot, keys
 from shared.errors import UserError
 from shared.events import EventType
 from shared.jobs import JobError, JobRecord, Role, State
@@ -72,7 +72,7 @@ def test_a_zombie_can_do_nothing_after_takeover(broker: Broker, job: JobRecord) 
         lambda: broker.leases.fail(zombie, UserError("late", "late")),
         lambda: broker.leases.finish(zombie),
         lambda: broker.shards.announce(zombie, manifest_of(zombie, 0), {}),
-        lambda: broker.checkpoints.save(zombie, {"name": "late"}),
+        lambda: broker.checkpoints.save(zombie, {"name": "late"}, position=1),
         lambda: broker.shards.consumed(zombie, shards=9, images=9),
         lambda: broker.snapshots.publish(zombie, snapshot),
         lambda: broker.reports.report(zombie, EventType.EVALUATED),
@@ -232,12 +232,12 @@ def test_looking_for_an_expired_claim_is_one_round_trip_however_many_are_alive(p
 
     assert patient.leases.claim(Role.SYNTHESIS, "idle", block_seconds=0.001) is None
 
-    # The search, the look for a new entry, and the two questions for the count itself.
-    assert commands(patient) - before <= 4
+    # The search with what its script asks, the look for a new entry, and the questions for the count itself.
+    assert commands(patient) - before <= 10
 
 
 def commands(broker: Broker) -> int:
-    """What the server has received over the connection of this broker, scripts counting as one."""
+    """What the server has done for the connection of this broker, inside of scripts as well."""
     return int(broker.redis.client_info()["tot-cmds"])
 
 
@@ -252,27 +252,83 @@ def test_a_live_worker_keeps_its_task_whoever_is_handed_the_entry(patient: Broke
     broker.leases.renew(attempt)
 
 
-def test_a_worker_that_lets_others_pass_comes_to_every_task_before_its_own(patient: Broker) -> None:
+def went_away(broker: Broker, *attempts: Attempt, seconds: float = 200.0) -> None:
+    """As if the server had been away for so long: nobody was heard of."""
+    broker.redis.hincrbyfloat(keys.HEARD, "at", -seconds)
+    for attempt in attempts:
+        fall_silent(broker, attempt, seconds)
+
+
+def fall_silent(broker: Broker, attempt: Attempt, seconds: float) -> None:
+    """As if the worker had last been heard of so much earlier."""
+    field, queue = f"{attempt.task}:heartbeat_at", keys.queue(attempt.task.role)
+    broker.redis.hincrbyfloat(keys.job(attempt.job_id), field, -seconds)
+    idle = int(seconds * 1000)
+    broker.redis.xclaim(queue, keys.GROUP, attempt.worker, 0, [attempt.entry], idle=idle, justid=True)
+
+
+def test_three_outages_of_the_server_cost_nothing(patient: Broker) -> None:
+    """All workers were silent, for the server was away; nobody had vanished."""
     broker = patient
-    jobs = [broker.jobs.create(small_job()).id for _ in range(3)]
-    yielded = claim(broker)
-    assert broker.leases.has_waiting(yielded, only_older=False)
-    assert not broker.leases.has_waiting(yielded, only_older=True)
-    broker.leases.release(yielded, "no distiller", let_others_pass=True)
+    job = broker.jobs.create(small_job())
+    attempt = claim(broker)
+    for _ in range(3):
+        went_away(broker, attempt)
+        assert broker.leases.claim(Role.SYNTHESIS, "another", block_seconds=0.01) is None
+        broker.leases.renew(attempt)
 
-    following = [broker.leases.claim(Role.SYNTHESIS, "a", after=yielded.entry, block_seconds=0.01) for _ in range(2)]
-
-    assert [attempt and attempt.job_id for attempt in following] == jobs[1:]
-    assert not broker.leases.has_waiting(yielded, only_older=False)
+    assert event_types(broker, job) == ["job_created", "attempt_started"]
 
 
-def test_an_older_task_that_was_given_back_is_waiting(patient: Broker) -> None:
+def test_a_takeover_soon_after_an_outage_counts_no_failure(patient: Broker) -> None:
+    """Of whoever does not come back as well."""
     broker = patient
-    broker.jobs.create(small_job())
-    broker.jobs.create(small_job())
-    older, newer = claim(broker), claim(broker)
-    assert not broker.leases.has_waiting(newer, only_older=True)
+    job = broker.jobs.create(small_job())
+    attempt = claim(broker)
+    for number in range(2, 6):
+        went_away(broker, attempt)
+        assert broker.leases.claim(Role.SYNTHESIS, "another", block_seconds=0.01) is None
+        broker.redis.hincrbyfloat(keys.HEARD, "returned_at", -6.0)
+        attempt = claim(broker)
+        assert attempt.number == number
 
-    broker.leases.release(older, "worker stopping")
+    assert broker.jobs.get(job.id).state is State.RUNNING
+    assert event_types(broker, job).count("attempt_lost") == 4
 
-    assert broker.leases.has_waiting(newer, only_older=True)
+
+def test_workers_that_vanish_long_after_an_outage_count(patient: Broker) -> None:
+    broker = patient
+    job = broker.jobs.create(small_job())
+    attempt = claim(broker)
+    went_away(broker, attempt)
+    assert broker.leases.claim(Role.SYNTHESIS, "another", block_seconds=0.01) is None
+    broker.redis.hincrbyfloat(keys.HEARD, "returned_at", -1000.0)
+    for _ in range(2):
+        attempt = claim(broker)
+        fall_silent(broker, attempt, 200.0)
+    assert broker.leases.claim(Role.SYNTHESIS, "another", block_seconds=0.01) is None
+
+    record = broker.jobs.get(job.id)
+    assert record.error is not None
+    assert (record.state, record.error.code) == (State.FAILED, "worker_lost")
+
+
+def test_only_a_checkpoint_beyond_the_best_so_far_is_progress(broker: Broker, job: JobRecord) -> None:
+    """An attempt that comes as far as its predecessor, and fails there again, ends the job in the end."""
+    for _ in range(3):
+        attempt = claim(broker)
+        broker.checkpoints.save(attempt, {"name": "x"}, position=5)
+        broker.leases.retry(attempt, JobError(code="internal_error", message="poison"))
+        if broker.jobs.get(job.id).state is State.FAILED:
+            break
+
+    assert broker.jobs.get(job.id).state is State.FAILED
+
+
+def test_a_checkpoint_beyond_the_best_so_far_forgives_failures(broker: Broker, job: JobRecord) -> None:
+    for position in (5, 6, 7):
+        attempt = claim(broker)
+        broker.checkpoints.save(attempt, {"name": "x"}, position=position)
+        broker.leases.retry(attempt, JobError(code="internal_error", message="bad luck"))
+
+    assert broker.jobs.get(job.id).state is State.RUNNING

@@ -155,20 +155,26 @@ def test_a_worker_whose_task_was_taken_over_says_nothing_more(broker: Broker, jo
     assert types(broker, job)[-2:] == ["attempt_released", "attempt_started"]
 
 
-def test_a_worker_that_yields_takes_the_next_task_first(broker: Broker, job: JobRecord, run: Run) -> None:
+def test_a_worker_that_yields_takes_the_next_task_and_its_own_only_when_that_can_progress(
+    broker: Broker, job: JobRecord, run: Run
+) -> None:
     other = broker.jobs.create(small_job())
     taken: list[str] = []
 
     def work(turn: Turn) -> None:
         taken.append(turn.attempt.job_id)
-        if len(taken) == 1:
-            raise TurnYielded("no distiller", is_older=False)
+        if turn.attempt.job_id == job.id:
+            for index in range(turn.record.parsed_spec().synthesis.max_backlog):  # type: ignore[union-attr]
+                turn.broker.shards.announce(turn.attempt, manifest_of(turn.attempt, index, images=1), {})
+            raise TurnYielded("no distiller")
         stop()
         turn.check()
 
     run(work)
 
     assert taken == [job.id, other.id]
+    assert broker.leases.claim(Role.SYNTHESIS, "another", block_seconds=0.01) is not None  # the other's
+    assert broker.leases.claim(Role.SYNTHESIS, "another", block_seconds=0.01) is None
 
 
 def test_local_folders_go_with_the_turn(broker: Broker, job: JobRecord, run: Run) -> None:

@@ -46,7 +46,7 @@ def test_a_deleted_job_leaves_no_key_and_no_file(broker: Broker, storage: Storag
     delete_job(broker, storage, ended.id)
 
     left = set(broker.redis.scan_iter())
-    assert left <= {keys.STATISTICS, *(keys.queue(role) for role in Role)}
+    assert left <= {keys.HEARD, keys.STATISTICS, *(keys.queue(role) for role in Role)}
     assert storage.list() == []
     with pytest.raises(KeyError):
         delete_job(broker, storage, ended.id)

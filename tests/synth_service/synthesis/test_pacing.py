@@ -1,91 +1,120 @@
-"""When a waiting synthesis worker lets another task have its place."""
+"""How far synthesis may be ahead, and what it does then."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from shared.broker import Attempt, Broker
-from shared.jobs import Role
+from shared.broker import Broker
+from shared.jobs import JobRecord, Role
+from shared.storage import Storage
+from shared.worker.loop import Turn, TurnYielded
 from synth_service.synthesis import pacing
-from synth_service.synthesis.pacing import YieldRule
+from synth_service.synthesis.pacing import Backpressure
 from tests.shared.broker.manifests import manifest_of
-from tests.shared.broker.test_leases import claim
+from tests.shared.broker.test_leases import claim, fall_silent
 from tests.specs import small_job
+from tests.turns import turn_at
 
 
 @pytest.fixture
-def broker(redis_url: str) -> Iterator[Broker]:
-    broker = Broker(redis_url, lease_seconds=60.0, retries=1)
-    yield broker
-    broker.close()
+def job(broker: Broker) -> JobRecord:
+    return broker.jobs.create(small_job(synthesis={"max_backlog": 2}))
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The time that the rule sees, in seconds."""
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(pacing, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    return clock
+def turn(job: JobRecord, broker: Broker, storage: Storage) -> Iterator[Turn]:
+    with turn_at(claim(broker), broker, storage) as turn:
+        yield turn
 
 
-def rule_of(broker: Broker, attempt: Attempt) -> YieldRule:
-    turn: Any = SimpleNamespace(attempt=attempt, broker=broker)
-    return YieldRule(turn)
+def announce(turn: Turn, *indices: int) -> None:
+    for index in indices:
+        turn.broker.shards.announce(turn.attempt, manifest_of(turn.attempt, index), {})
 
 
-def test_an_older_task_is_let_pass_at_once(broker: Broker, clock: SimpleNamespace) -> None:
-    broker.jobs.create(small_job())
-    newer = broker.jobs.create(small_job())
-    older_attempt, attempt = claim(broker), claim(broker)
-    rule = rule_of(broker, attempt)
-    assert not rule.is_over(broker.shards.backlog(newer.id))
-
-    broker.leases.release(older_attempt, "worker stopping")
-    clock.now += 2
-
-    assert rule.is_over(broker.shards.backlog(newer.id))
-    assert rule.is_older
+def wait(turn: Turn, pending: int = 0) -> None:
+    Backpressure(turn, lambda _: None).wait(lambda: pending)
 
 
-def test_a_shard_that_an_older_job_owes_is_let_pass_after_a_while(broker: Broker, clock: SimpleNamespace) -> None:
-    """Its task is new in the queue, so nothing tells it from a newer job's."""
-    older, newer = broker.jobs.create(small_job()), broker.jobs.create(small_job())
-    first, distiller = claim(broker), claim(broker, Role.DISTILLATION)
-    broker.shards.announce(first, manifest_of(first, 0, images=64), {})
-    assert broker.leases.finish(first) == "ok"
-    attempt = claim(broker)
-    assert attempt.job_id == newer.id
-    rule = rule_of(broker, attempt)
-    (shard,) = broker.shards.until(older.id)
-    broker.shards.quarantine(distiller, shard, "missing", consumed=True)
-
-    clock.now += 2
-    assert not rule.is_over(broker.shards.backlog(newer.id))
-    clock.now += pacing.YIELD_SECONDS
-    assert rule.is_over(broker.shards.backlog(newer.id))
-    assert not rule.is_older
-    broker.leases.release(attempt, "yield", let_others_pass=True)
-    following = broker.leases.claim(Role.SYNTHESIS, "worker", after=attempt.entry, block_seconds=0.01)
-    assert following is not None
-    assert following.job_id == older.id
+def types(turn: Turn) -> list[str]:
+    return [event.type for event in turn.broker.reports.events(turn.attempt.job_id)]
 
 
-def test_a_distiller_that_fell_silent_is_none(broker: Broker, clock: SimpleNamespace) -> None:
-    job = broker.jobs.create(small_job())
-    broker.jobs.create(small_job())
-    attempt, distiller = claim(broker), claim(broker, Role.DISTILLATION)
-    rule = rule_of(broker, attempt)
-    for _ in range(10):
-        clock.now += 60
-        broker.leases.renew(distiller)
-        assert not rule.is_over(broker.shards.backlog(job.id))
+def test_synthesis_goes_on_while_few_shards_wait(turn: Turn) -> None:
+    announce(turn, 0)
 
-    clock.now += 60
-    assert not rule.is_over(broker.shards.backlog(job.id))
-    clock.now += 2 * 60 + pacing.YIELD_SECONDS
+    wait(turn)
 
-    assert rule.is_over(broker.shards.backlog(job.id))
+    assert "synthesis_paused" not in types(turn)
+
+
+def test_synthesis_waits_until_the_distiller_has_consumed(turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    distiller = claim(turn.broker, Role.DISTILLATION)
+    announce(turn, 0, 1)
+    monkeypatch.setattr(pacing, "YIELD_SECONDS", 0.0)
+    turn.broker.jobs.create(small_job())  # which does not get the worker: this job has a distiller
+
+    def consume(_: float) -> None:
+        turn.broker.shards.consumed(distiller, shards=1, images=16)
+
+    monkeypatch.setattr(turn, "pause", consume)
+    wait(turn)
+
+    assert types(turn)[-2:] == ["synthesis_paused", "synthesis_resumed"]
+
+
+def test_shards_that_are_not_announced_yet_count_as_well(turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    distiller = claim(turn.broker, Role.DISTILLATION)
+    announce(turn, 0, 1)
+    turn.broker.shards.consumed(distiller, shards=2, images=32)
+    paused: list[float] = []
+    left = [2, 2, 1]
+    monkeypatch.setattr(turn, "pause", paused.append)
+
+    Backpressure(turn, lambda _: None).wait(lambda: left.pop(0) if len(left) > 1 else left[0])
+
+    assert len(paused) == 2
+
+
+def test_without_a_distiller_another_task_gets_the_worker(turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    announce(turn, 0, 1)
+    turn.broker.jobs.create(small_job())
+    monkeypatch.setattr(pacing, "YIELD_SECONDS", 0.0)
+
+    with pytest.raises(TurnYielded):
+        wait(turn)
+
+
+def test_a_distiller_that_fell_silent_is_none(turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    distiller = claim(turn.broker, Role.DISTILLATION)
+    announce(turn, 0, 1)
+    fall_silent(turn.broker, distiller, 2 * turn.broker.leases.lease_seconds)
+    turn.broker.jobs.create(small_job())
+    monkeypatch.setattr(pacing, "YIELD_SECONDS", 0.0)
+
+    with pytest.raises(TurnYielded):
+        wait(turn)
+
+
+def test_in_lockstep_each_shard_is_announced_and_consumed_before_the_next(
+    broker: Broker, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lockstep = {"pacing": "lockstep", "steps": None, "steps_per_batch": 5, "batch_size": 16, "warmup_batches": 0}
+    broker.jobs.create(small_job(distillation=lockstep))
+    waits: list[bool] = []
+    paused: list[float] = []
+    with turn_at(claim(broker), broker, storage) as turn:
+        distiller = claim(broker, Role.DISTILLATION)
+        announce(turn, 0)
+
+        def consume(seconds: float) -> None:
+            paused.append(seconds)
+            broker.shards.consumed(distiller, shards=1, images=16)
+
+        monkeypatch.setattr(turn, "pause", consume)
+        Backpressure(turn, waits.append).wait(lambda: 0)
+
+    assert waits[0] is True
+    assert len(paused) == 1
