@@ -83,6 +83,8 @@ def described(spec: JobSpec) -> dict[str, str]:
     assert spec.student is not None
     return {
         "arch": spec.student.arch,
+        "kwargs": json.dumps(spec.student.kwargs),
+        "task": spec.teacher.task,
         "num_classes": str(spec.teacher.num_classes),
         "input": json.dumps(spec.teacher.input.model_dump()),
     }

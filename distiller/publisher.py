@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from distiller.export import described
 from shared.broker import StudentSnapshot
 from shared.networks.weights import save_checkpoint
 from shared.storage import job_paths
@@ -103,7 +104,9 @@ class Publisher:
         """
         turn, job_id = self._turn, self._turn.attempt.job_id
         local = turn.scratch / "student.safetensors"
-        turn.persist(lambda: save_checkpoint(student, local, {"job": job_id, "step": str(step)}))
+        turn.persist(
+            lambda: save_checkpoint(student, local, {**described(turn.spec), "job": job_id, "step": str(step)})
+        )
         sha256 = file_sha256(local)
         turn.broker.leases.renew(turn.attempt, done=step)  # only whoever still has the task may replace the file
         turn.persist(partial(turn.storage.put_file, local, job_paths.student(job_id), move=True))

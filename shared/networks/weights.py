@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import UserError
-from shared.weight_files.wrappers import WRAPPER_KEYS, WRAPPER_PREFIXES, unwrapped
+from shared.weight_files.formats import START_BYTES, is_safetensors
+from shared.weight_files.wrappers import MAX_LEVELS, WRAPPER_KEYS, WRAPPER_PREFIXES, common_prefix, unwrapped
 
 LISTED_NAMES: Final = 4
 """Names of each kind in a message: enough to see the pattern."""
@@ -84,17 +85,16 @@ def save_checkpoint(network: nn.Module, path: Path, metadata: Mapping[str, str])
 def bare_state_dict(network: nn.Module) -> dict[str, Tensor]:
     """The ``state_dict`` under the names of the network itself, also when it is compiled or data-parallel."""
     weights = dict(network.state_dict())
-    while prefix := _common_prefix(weights):
+    while (prefix := common_prefix(weights)) in WRAPPER_PREFIXES:
         weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     return weights
 
 
 def _read(path: Path, field: str) -> Any:
     with path.open("rb") as file:
-        start = file.read(9)
+        start = file.read(START_BYTES)
     try:
-        # Eight bytes of length, then the JSON header; a zip or a pickle has no brace there.
-        if start[8:] == b"{" and not start.startswith((b"PK", b"\x80")):
+        if is_safetensors(start, path.stat().st_size):
             return safetensors.torch.load_file(path, device="cpu")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch warns of (TorchScript, pickle protocols) we raise
@@ -160,16 +160,19 @@ def _is_plain(name: object, value: object) -> bool:
     )
 
 
-def _common_prefix(names: Mapping[str, Any]) -> str | None:
-    return next((p for p in WRAPPER_PREFIXES if names and all(name.startswith(p) for name in names)), None)
-
-
 def _without_prefixes(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Take wrappers' prefixes off, unless the network itself has these names."""
+    """Take off what stands before every name, unless the network itself has these names."""
     own = network.state_dict().keys()
-    while (prefix := _common_prefix(weights)) and not weights.keys() & own:
-        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    return weights
+    bare = weights
+    for _ in range(MAX_LEVELS):
+        prefix = common_prefix(bare)
+        if prefix is None or bare.keys() & own:
+            break
+        bare = {name.removeprefix(prefix): tensor for name, tensor in bare.items()}
+        if prefix in WRAPPER_PREFIXES:
+            weights = bare
+    # A first part that is no wrapper's comes off only where that helps; else errors name the tensors as the file does.
+    return bare if bare.keys() & own else weights
 
 
 def _check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path, field: str) -> None:

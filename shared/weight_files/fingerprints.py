@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from shared.weight_files.inspection import TensorEntry
-from shared.weight_files.wrappers import WRAPPER_PREFIXES
+from shared.weight_files.outer_layers import Shapes, input_channels, output_classes
+from shared.weight_files.wrappers import MAX_LEVELS, common_prefix
 
 PATH = Path(__file__).with_name("fingerprints.json")
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Fingerprint(NamedTuple):
@@ -41,18 +40,17 @@ class Likeness(NamedTuple):
 
 def recognize(tensors: Sequence[TensorEntry]) -> Likeness:
     """The networks that have such weights, and what only a job says of them."""
-    shapes = _bare({tensor.name: tuple(tensor.shape) for tensor in tensors})
-    alike = [
-        each
-        for each in known().get(names_hash(shapes), [])
-        if shapes_hash(shapes, each.first, each.last) == each.shapes
-    ]
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in tensors}
+    for _ in range(MAX_LEVELS):
+        prefix = common_prefix(shapes)
+        if _alike(shapes) or prefix is None:
+            break
+        shapes = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
+    alike = _alike(shapes)
     if alike:
         first, last = shapes[alike[0].first], shapes[alike[0].last]
         return Likeness(tuple(each.arch for each in alike), last[0], first[1])
-    # Of another network the only linear layer gives the classes; the order of the names tells nothing in safetensors.
-    linear = [shape for name, shape in shapes.items() if name.endswith("weight") and len(shape) == 2]
-    return Likeness(num_classes=linear[0][0] if len(linear) == 1 else None)
+    return Likeness(num_classes=output_classes(shapes), input_channels=input_channels(shapes))
 
 
 def names_hash(shapes: Shapes) -> str:
@@ -90,12 +88,6 @@ def _hash(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
 
 
-def _bare(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The shapes under names without what wrappers put before all of them."""
-    start = next(iter(shapes), "")
-    place = 0
-    while prefix := next((each for each in WRAPPER_PREFIXES if start.startswith(each, place)), None):
-        if not all(name.startswith(prefix, place) for name in shapes):
-            break
-        place += len(prefix)
-    return {name[place:]: shape for name, shape in shapes.items()}
+def _alike(shapes: Shapes) -> list[Fingerprint]:
+    named_so = known().get(names_hash(shapes), [])
+    return [each for each in named_so if shapes_hash(shapes, each.first, each.last) == each.shapes]

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
 from pydantic import BaseModel, Field
 from pydantic_core import from_json
 
+from shared.weight_files.formats import START_BYTES, is_safetensors
 from shared.weight_files.pickles import (
     Items,
     TensorShape,
@@ -34,6 +36,10 @@ MAX_TENSORS: Final = 20_000
 MAX_NAME_CHARACTERS: Final = 500
 MAX_NAMES_CHARACTERS: Final = 2_000_000
 """Of all names together."""
+
+MAX_METADATA_ENTRIES: Final = 64
+MAX_METADATA_CHARACTERS: Final = 4096
+"""Of one entry. What is beyond is left out."""
 
 MAX_HEADER_BYTES: Final = 4 * 1024 * 1024
 """Of a safetensors file; enough for ``MAX_TENSORS``."""
@@ -58,6 +64,9 @@ class CheckpointContent(BaseModel):
     format: Literal["safetensors", "torch", "torch-legacy"]
     tensors: list[TensorEntry]
     parameters: int = Field(description="Values in all tensors together, buffers included.")
+    metadata: dict[str, str] = Field(
+        default_factory=dict, description="What a safetensors file says of itself. Anybody may have written it."
+    )
 
 
 def inspect(path: Path) -> CheckpointContent:
@@ -68,10 +77,11 @@ def inspect(path: Path) -> CheckpointContent:
         UnreadableFile: it is no checkpoint, is damaged, or holds no weights.
     """
     with path.open("rb") as file:
-        start = file.read(9)
+        start = file.read(START_BYTES)
         file.seek(0)
-        if start[8:] == b"{" and not start.startswith((b"PK", b"\x80")):
-            return _content("safetensors", _read_safetensors(file, path.stat().st_size))
+        if is_safetensors(start, path.stat().st_size):
+            weights, metadata = _read_safetensors(file, path.stat().st_size)
+            return _content("safetensors", weights, metadata)
         if start.startswith(b"PK"):
             return _content("torch", _find_state_dict(read_zip(path)))
         if start.startswith(b"\x80"):
@@ -80,7 +90,9 @@ def inspect(path: Path) -> CheckpointContent:
 
 
 def _content(
-    format: Literal["safetensors", "torch", "torch-legacy"], weights: Mapping[str, TensorShape]
+    format: Literal["safetensors", "torch", "torch-legacy"],
+    weights: Mapping[str, TensorShape],
+    metadata: Mapping[str, str] | None = None,
 ) -> CheckpointContent:
     if len(weights) > MAX_TENSORS:
         raise UnreadableFile(f"it holds more than {MAX_TENSORS:,} tensors")
@@ -97,11 +109,12 @@ def _content(
         format=format,
         tensors=[TensorEntry(name=name, dtype=each.dtype, shape=list(each.shape)) for name, each in weights.items()],
         parameters=sum(element_count(each.shape) for each in weights.values()),
+        metadata=dict(metadata or {}),
     )
 
 
-def _read_safetensors(file: BinaryIO, file_bytes: int) -> dict[str, TensorShape]:
-    """The header, held against the size of the file: tensors lie one after another and fill it."""
+def _read_safetensors(file: BinaryIO, file_bytes: int) -> tuple[dict[str, TensorShape], dict[str, str]]:
+    """Tensors and metadata of the header. Tensors must lie one after another and fill the file."""
     (length,) = struct.unpack("<Q", file.read(8))
     if length > MAX_HEADER_BYTES:
         raise UnreadableFile(f"its header is longer than {MAX_HEADER_BYTES:,} bytes")
@@ -111,7 +124,7 @@ def _read_safetensors(file: BinaryIO, file_bytes: int) -> dict[str, TensorShape]
         raise UnreadableFile(f"its header is of no use, or has more than {MAX_TENSORS:,} tensors")
     try:
         header = from_json(text, cache_strings="none")
-        header.pop("__metadata__", None)
+        metadata = _shown_metadata(header.pop("__metadata__", None))
         found = {
             str(name): (str(entry["dtype"]), tuple(entry["shape"]), tuple(entry["data_offsets"]))
             for name, entry in header.items()
@@ -131,7 +144,18 @@ def _read_safetensors(file: BinaryIO, file_bytes: int) -> dict[str, TensorShape]
         raise UnreadableFile("it is cut short, or has data that belongs to no tensor")
     if not found:
         raise UnreadableFile("it holds no tensors")
-    return {name: TensorShape(dtype, shape) for name, (dtype, shape, _) in found.items()}
+    return {name: TensorShape(dtype, shape) for name, (dtype, shape, _) in found.items()}, metadata
+
+
+def _shown_metadata(found: object) -> dict[str, str]:
+    """What of the metadata can be shown: not too much of it, and no control characters."""
+    entries = found.items() if isinstance(found, dict) else ()
+    shown = {
+        name: text
+        for name, text in entries
+        if isinstance(text, str) and len(name) + len(text) <= MAX_METADATA_CHARACTERS and f"{name}{text}".isprintable()
+    }
+    return dict(islice(shown.items(), MAX_METADATA_ENTRIES))
 
 
 def _find_state_dict(content: Any) -> dict[str, TensorShape]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 WRAPPER_KEYS: Final = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -10,6 +11,8 @@ WRAPPER_KEYS: Final = ("state_dict", "model_state_dict", "model", "net", "networ
 
 WRAPPER_PREFIXES: Final = ("module.", "_orig_mod.")
 """What DataParallel / DistributedDataParallel and torch.compile put before every name."""
+
+_FIRST_PART: Final = re.compile(r"[A-Za-z_]\w*\.", re.ASCII)
 
 MAX_LEVELS: Final = 8
 """Of wrappers in wrappers. A stranger's mapping may contain itself, and then has no end."""
@@ -25,3 +28,14 @@ def unwrapped(content: object) -> object:
             break
         content = inner
     return content
+
+
+def common_prefix(names: Iterable[str]) -> str | None:
+    """What stands before every name: of the usual wrappers, or of a module around the network, such as ``net.``.
+
+    The caller decides whether it is to come off: a network's own names may have a first part in common, too.
+    """
+    names = list(names)
+    found = _FIRST_PART.match(names[0]) if names else None
+    candidates = (*WRAPPER_PREFIXES, found[0]) if found else WRAPPER_PREFIXES
+    return next((each for each in candidates if names and all(name.startswith(each) for name in names)), None)

@@ -67,7 +67,8 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Write a job file for your own network; asks for what its checkpoint does not tell."""
-    from synth_service.cli.job_writing import Answers, write_job_file
+    from synth_service.cli.job_writing import write_job_file
+    from synth_service.cli.teacher_questions import Answers
 
     given = Answers(arch, num_classes, channels, size, normalization or normalization_by_its_old_name, student, name)
     written = write_job_file(checkpoint, to, given, ask=not (yes or as_json), force=force)

@@ -98,5 +98,5 @@ def test_a_worker_without_onnx_says_what_to_install(
 
 def test_the_metadata_says_how_to_feed_it() -> None:
     told = described(small_job())
-    assert (told["arch"], told["num_classes"]) == ("resnet8", "10")
+    assert (told["arch"], told["num_classes"], told["kwargs"]) == ("resnet8", "10", "{}")
     assert json.loads(told["input"])["height"] == 16

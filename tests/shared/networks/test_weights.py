@@ -1,5 +1,7 @@
 """Loading what strangers saved, and writing what anyone can load."""
 
+import copy
+import json
 import os
 import pickle
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch import nn
 from shared.errors import UserError
 from shared.networks.definitions.resnet_cifar import CifarResNet
 from shared.networks.weights import load_checkpoint, save_checkpoint
+from shared.weight_files.inspection import inspect
 from tests.golden import fill_by_formula
 
 
@@ -229,3 +232,29 @@ def test_a_wrapped_network_is_saved_under_its_own_names(path: Path, trained: Cif
     save_checkpoint(nn.ModuleDict({"module": nn.ModuleDict({"_orig_mod": trained})}), path, {})
     assert_loads(path, trained)
     assert set(safetensors.torch.load_file(path)) == set(trained.state_dict())
+
+
+def test_a_module_around_the_network_comes_off_where_that_helps(tmp_path: Path, trained: CifarResNet) -> None:
+    """As in a file of a LightningModule, or of a class of one's own, that keeps the network as ``net``."""
+    torch.save({f"net.{name}": each for name, each in trained.state_dict().items()}, tmp_path / "wrapped.pt")
+    network = copy.deepcopy(trained)
+    nn.init.zeros_(network.get_parameter("conv1.weight"))
+    load_checkpoint(network, tmp_path / "wrapped.pt", field="teacher.checkpoint")
+    assert torch.equal(network.get_parameter("conv1.weight"), trained.get_parameter("conv1.weight"))
+
+    torch.save({"net.other": torch.zeros(1)}, tmp_path / "foreign.pt")
+    with pytest.raises(UserError, match=r"net\.other"):
+        load_checkpoint(network, tmp_path / "foreign.pt", field="teacher.checkpoint")
+
+
+@pytest.mark.parametrize("length", range(0x50, 0x50 + 256, 8))
+def test_a_safetensors_file_is_one_whatever_the_length_of_its_header(tmp_path: Path, length: int) -> None:
+    """A length such as 0x80 begins like a pickle; one file in 32 has that."""
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    path = tmp_path / "weights"
+    path.write_bytes(length.to_bytes(8, "little") + header.ljust(length) + b"\0\0\x80?")
+    assert [each.name for each in inspect(path).tensors] == ["weight"]
+    wrapped = nn.Module()
+    wrapped.weight = nn.Parameter(torch.zeros(1))
+    load_checkpoint(wrapped, path, field="teacher.checkpoint")
+    assert wrapped.get_parameter("weight").item() == 1.0

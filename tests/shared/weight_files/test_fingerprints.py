@@ -9,7 +9,7 @@ from shared.networks.fingerprints import fingerprints
 from shared.specs import InputSpec, NetworkSpec
 from shared.specs.architectures import ARCHITECTURES
 from shared.weight_files.fingerprints import Likeness, known, recognize
-from shared.weight_files.inspection import inspect
+from shared.weight_files.inspection import TensorEntry, inspect
 
 
 def test_the_file_is_up_to_date() -> None:
@@ -25,6 +25,16 @@ def test_the_file_is_up_to_date() -> None:
 def test_every_named_network_is_known() -> None:
     found = {each.arch for alike in known().values() for each in alike}
     assert set(ARCHITECTURES) - found == {"wide_resnet", "resnet_cifar"}
+
+
+@pytest.mark.parametrize("prefix", ["net.", "module.", "_orig_mod.", "model.backbone.", "module._orig_mod.net."])
+def test_what_stands_before_every_name_is_no_hindrance(prefix: str) -> None:
+    network = build_network(NetworkSpec(arch="resnet8"), num_classes=7, input=InputSpec())
+    named = [
+        TensorEntry(name=prefix + name, dtype="F32", shape=list(each.shape))
+        for name, each in network.state_dict().items()
+    ]
+    assert recognize(named) == Likeness(("resnet8",), 7, 3)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torch", "data-parallel"])
@@ -44,5 +54,5 @@ def test_a_network_is_recognised_whatever_its_classes_and_channels(tmp_path: Pat
 def test_an_unknown_network_is_not_recognised(tmp_path: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 5))
     torch.save(network.state_dict(), tmp_path / "weights")
-    assert recognize(inspect(tmp_path / "weights").tensors) == Likeness((), 5, None)
+    assert recognize(inspect(tmp_path / "weights").tensors) == Likeness((), 5, 3)
     assert recognize([]) == Likeness()

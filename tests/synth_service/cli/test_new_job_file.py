@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from distiller.export import described
 from shared.networks.building import build_network
 from shared.networks.weights import save_checkpoint
 from shared.specs import InputSpec, JobSpec, NetworkSpec
 from synth_service.cli.job_file import load_job_file
+from tests.specs import small_job
 from tests.synth_service.cli.conftest import dfkd
 
 
@@ -37,7 +39,8 @@ def test_what_the_weights_tell_is_not_asked(tmp_path: Path, target: Path, arch: 
     assert (job.teacher.input.mean, job.teacher.input.std) == ((0.13,), (0.31,))
     assert job.student is not None
     assert result.stderr.count(":") >= 3
-    assert "classes" not in result.stderr
+    assert "the file tells:" in result.stderr
+    assert "classes:" not in result.stderr
 
 
 def test_nothing_is_asked_with_yes_and_guesses_are_marked(tmp_path: Path, target: Path) -> None:
@@ -45,7 +48,8 @@ def test_nothing_is_asked_with_yes_and_guesses_are_marked(tmp_path: Path, target
     assert result.exit_code == 0, result.stderr
     job = JobSpec.model_validate(load_job_file(str(target)))
     assert job.teacher.input.mean == (0.4914, 0.4822, 0.4465)
-    assert "THIS IS A GUESS" in target.read_text()
+    assert "The normalization is A GUESS (--normalization of `dfkd init`)" in target.read_text()
+    assert "guessed: image size 32 (--size), normalization cifar10 (--normalization), student resnet8" in result.stderr
     assert job.student is not None
     assert job.student.arch == "resnet8"
 
@@ -71,7 +75,7 @@ def test_everything_may_be_an_option(tmp_path: Path, target: Path) -> None:
     job = JobSpec.model_validate(written["spec"])
     assert job.name == 'it\'s "mine": #1'
     assert job.teacher.input.mean == (0.1307,)
-    assert "THIS IS A GUESS" not in target.read_text()
+    assert "A GUESS" not in target.read_text()
 
 
 def test_an_unknown_network_is_asked_for(tmp_path: Path, target: Path) -> None:
@@ -80,8 +84,9 @@ def test_an_unknown_network_is_asked_for(tmp_path: Path, target: Path) -> None:
     command = ["init", str(tmp_path / "mine.pt"), "--to", str(target)]
     refused = dfkd(*command, "--yes")
     assert refused.exit_code == 2
-    assert "network (arch)" in refused.stderr
-    answered = dfkd(*command, stdin="no-such-net\nmypackage.nets:build\n\n16\n\n\n")
+    assert "the file does not tell the network; give it with --arch" in refused.stderr
+    assert "package.module:factory" in refused.stderr
+    answered = dfkd(*command, stdin="no-such-net\nmypackage.nets:build\n16\n\n\n")
     assert answered.exit_code == 0, answered.stderr
     assert "`no-such-net` is not a known architecture" in answered.stderr
     job = JobSpec.model_validate(load_job_file(str(target)))
@@ -144,3 +149,43 @@ def test_the_flag_of_before_still_works(tmp_path: Path) -> None:
         made.append(target.read_text())
     assert made[0] == made[1]
     assert "mean: [0.25], std: [0.5]" in made[0]
+
+
+def test_what_is_trained_here_needs_no_question_later(tmp_path: Path, target: Path) -> None:
+    spec = small_job(student={"arch": "resnet_cifar", "kwargs": {"depth": 8, "widths": [4, 4, 8, 16]}})
+    assert spec.student is not None
+    student = build_network(spec.student, num_classes=10, input=spec.teacher.input)
+    path = tmp_path / "student.safetensors"
+    save_checkpoint(student, path, {**described(spec), "job": "job-1"})
+    result = dfkd("init", str(path), "--to", str(target), "--student", "resnet8", "--yes")
+    assert result.exit_code == 0, result.stderr
+    assert "guessed" not in result.stderr
+    teacher = JobSpec.model_validate(load_job_file(str(target))).teacher
+    assert (teacher.arch, teacher.kwargs) == (spec.student.arch, spec.student.kwargs)
+    assert (teacher.num_classes, teacher.input) == (10, spec.teacher.input)
+
+
+@pytest.mark.parametrize("metadata", [{"arch": "no such"}, {"arch": "resnet8", "input": "{"}, {"kwargs": "[]"}])
+def test_what_a_file_says_of_itself_is_not_believed_blindly(
+    tmp_path: Path, target: Path, metadata: dict[str, str]
+) -> None:
+    network = build_network(NetworkSpec(arch="resnet20"), num_classes=7, input=InputSpec())
+    save_checkpoint(network, tmp_path / "weights", metadata)
+    assert dfkd("init", str(tmp_path / "weights"), "--to", str(target), "--yes").exit_code == 0
+    assert load_job_file(str(target))["teacher"]["arch"] == "resnet20"
+
+
+def test_the_size_goes_with_the_normalization_and_is_told_as_a_guess(tmp_path: Path, target: Path) -> None:
+    path = checkpoint(tmp_path, "resnet18", channels=3)
+    command = ["init", str(path), "--to", str(target), "--yes", "--normalization", "imagenet"]
+    result = dfkd(*command)
+    assert "guessed: image size 224 (--size)" in result.stderr
+    job = load_job_file(str(target))
+    assert (job["teacher"]["input"]["height"], job["synthesis"]["preset"]) == (224, "fast-50-imagenet")
+
+
+def test_a_file_that_needs_code_is_told_how_to_be_saved(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pt")
+    result = dfkd("init", str(tmp_path / "whole.pt"), "--yes")
+    assert result.exit_code == 2
+    assert "torch.save(network.state_dict()" in result.stderr

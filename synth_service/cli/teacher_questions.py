@@ -1,0 +1,297 @@
+"""What a job must say of somebody's own teacher: read from its file, given as an option, asked for, or guessed.
+
+A file written by this project says everything of itself. Of others ``shared.weight_files`` knows the network by the
+names and shapes of its weights, and tells channels and classes of networks that it does not know. What a network was
+trained with (image size, normalization) is in no such file; where that is not asked, it is a guess, and said to be one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import typer
+from pydantic import ValidationError
+from rich.markup import escape
+
+from shared.specs import InputSpec
+from shared.specs.architectures import ARCHITECTURES, check_architecture
+from shared.weight_files.fingerprints import recognize
+from shared.weight_files.inspection import CheckpointContent, UnreadableFile, UnsafePickle, inspect
+from synth_service.cli.outcomes import ExitCode, fail, messages
+
+Value = TypeVar("Value")
+
+NORMALIZATIONS: Final[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
+    "none": ((0.0,), (1.0,)),
+    "half": ((0.5,), (0.5,)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+"""Means and standard deviations that many trainings use, of pixels in [0, 1]."""
+
+SIZES: Final = {"mnist": "28", "cifar10": "32", "cifar100": "32", "imagenet": "224"}
+"""Image sizes that go with them."""
+
+SMALLER: Final = {"wide_resnet": "wrn16_1", "resnet": "resnet18", "resnet_cifar": "resnet8", "vgg": "vgg8"}
+"""A student of each family."""
+
+ANY_SMALL: Final = "resnet18"
+
+ARCH_FORMS: Final = (
+    "a name such as resnet18, torchvision:mobilenet_v3_small, timm:deit_tiny_patch16_224, or package.module:factory "
+    "for a network of your own"
+)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the command line says already; None is found out, asked for or guessed."""
+
+    arch: str | None = None
+    num_classes: int | None = None
+    channels: int | None = None
+    size: str | None = None
+    normalization: str | None = None
+    student: str | None = None
+    name: str | None = None
+
+
+@dataclass
+class Teacher:
+    """A teacher as a job describes it, and the student to train.
+
+    Attributes:
+        guesses: what the file does not tell and nobody said: what it is, the value, and the option that says another.
+    """
+
+    arch: str
+    kwargs: dict[str, Any]
+    num_classes: int
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    student: str
+    has_batch_norm: bool
+    guesses: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def input_fields(self) -> dict[str, Any]:
+        """`teacher.input` of the job."""
+        size = {"channels": self.channels, "height": self.height, "width": self.width}
+        return {**size, "mean": list(self.mean), "std": list(self.std)}
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the file says of itself in its header; empty for files that others wrote."""
+
+    arch: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    num_classes: int | None = None
+    input: InputSpec | None = None
+
+
+def describe_teacher(checkpoint: Path, given: Answers, *, ask: bool) -> Teacher:
+    """Everything that a job must say of a teacher; ends the command where that cannot be known.
+
+    Args:
+        checkpoint: its weights.
+        given: answers that are known.
+        ask: ask for the others; if not, they are guessed where a guess makes sense.
+    """
+    content = inspected(checkpoint)
+    told = _told(content.metadata)
+    likeness = recognize(content.tensors)
+    archs = (told.arch,) if told.arch else likeness.architectures
+    facts = _Facts(ask)
+    arch = facts.find(
+        "network (arch)",
+        "--arch",
+        _arch,
+        given=given.arch,
+        known=archs[0] if len(archs) == 1 else None,
+        guess=archs[0] if archs else None,
+        help=ARCH_FORMS,
+    )
+    num_classes = facts.find(
+        "classes",
+        "--num-classes",
+        _count,
+        given=given.num_classes,
+        known=told.num_classes or likeness.num_classes,
+        help="how many classes the teacher tells apart",
+    )
+    channels = facts.find(
+        "color channels",
+        "--channels",
+        _count,
+        given=given.channels,
+        known=told.input.channels if told.input else likeness.input_channels,
+        guess=3,
+    )
+    is_photo = arch.startswith(("torchvision:", "timm:"))
+    height, width = facts.find(
+        "image size in pixels",
+        "--size",
+        _size,
+        given=given.size,
+        known=f"{told.input.height}x{told.input.width}" if told.input else None,
+        guess=SIZES.get(given.normalization or "", "224" if is_photo else "32"),
+    )
+    mean, std = facts.find(
+        f"normalization it was trained with ({', '.join(NORMALIZATIONS)}, or MEAN/STD)",
+        "--normalization",
+        lambda text: _normalization(text, channels),
+        given=given.normalization,
+        known=f"{_listed(told.input.mean)}/{_listed(told.input.std)}" if told.input else None,
+        guess=("imagenet" if height >= LARGE_IMAGE else "cifar10") if channels == 3 else "half",
+    )
+    student = facts.find("student (arch)", "--student", _arch, given=given.student, guess=smaller(arch))
+    if facts.known:
+        messages.print(f"[dim]the file tells: {escape(', '.join(facts.known))}[/]")
+    return Teacher(
+        arch=arch,
+        kwargs=told.kwargs if arch == told.arch else {},
+        num_classes=num_classes,
+        channels=channels,
+        height=height,
+        width=width,
+        mean=mean,
+        std=std,
+        student=student,
+        has_batch_norm=any(tensor.name.endswith("running_mean") for tensor in content.tensors),
+        guesses=facts.guesses,
+    )
+
+
+LARGE_IMAGE: Final = 96
+"""From this height on, the settings are those for photographs."""
+
+
+def tell_guesses(teacher: Teacher) -> None:
+    """Says what was guessed, and with which option to say otherwise."""
+    if teacher.guesses:
+        listed = ", ".join(f"{what} {value} ({option})" for what, value, option in teacher.guesses)
+        messages.print(
+            f"[yellow]guessed:[/] {escape(listed)}. The file does not tell these, and a wrong guess makes poor images: "
+            "give the option where yours differs"
+        )
+
+
+def inspected(checkpoint: Path) -> CheckpointContent:
+    """What a checkpoint file holds; ends the command if it is none."""
+    try:
+        return inspect(checkpoint)
+    except OSError as error:
+        fail(f"{checkpoint}: {error.strerror or error}", ExitCode.USAGE)
+    except UnsafePickle as error:
+        remedy = "load it where its code is, and save the weights alone: torch.save(network.state_dict(), 'weights.pt')"
+        fail(f"{checkpoint}: would have to run code to load: {error}; {remedy}", ExitCode.USAGE)
+    except UnreadableFile as error:
+        fail(f"{checkpoint}: is no checkpoint: {error}", ExitCode.USAGE)
+
+
+def smaller(arch: str) -> str:
+    """A student to propose for a teacher."""
+    known = ARCHITECTURES.get(arch)
+    return SMALLER[known.family] if known else ANY_SMALL
+
+
+class _Facts:
+    """Finds facts one after another, and remembers which the file told and which are guesses."""
+
+    def __init__(self, ask: bool) -> None:
+        self._ask = ask
+        self.known: list[str] = []
+        self.guesses: list[tuple[str, str, str]] = []
+
+    def find(
+        self,
+        question: str,
+        option: str,
+        parse: Callable[[str], Value],
+        *,
+        given: object = None,
+        known: object = None,
+        guess: object = None,
+        help: str = "",
+    ) -> Value:
+        """The answer that was given, that the file tells, that is typed or guessed; ends the command without any."""
+        what = question.partition(" (")[0].removesuffix(" in pixels").removesuffix(" it was trained with")
+        certain = known if given is None else given
+        if given is None and known is not None:
+            self.known.append(f"{what} {known}")
+        if certain is None and guess is not None and not self._ask:
+            self.guesses.append((what, str(guess), option))
+            certain = guess
+        if certain is not None:
+            try:
+                return parse(str(certain))
+            except ValueError as error:
+                fail(f"{option}: {error}", ExitCode.USAGE)
+        if not self._ask:
+            fail(f"the file does not tell the {what}; give it with {option}: {help or question}", ExitCode.USAGE)
+        if help:
+            messages.print(f"[dim]{escape(help)}[/]")
+        while True:
+            try:
+                # The question is on stderr, as all that is no result.
+                return parse(typer.prompt(question, default=None if guess is None else str(guess), err=True))
+            except ValueError as error:
+                messages.print(f"[red]{escape(str(error))}[/]")
+            except typer.Abort:
+                raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _told(metadata: dict[str, str]) -> _Told:
+    """What the header says, as far as it can be understood: anybody may have written it."""
+    try:
+        arch, kwargs = metadata.get("arch"), json.loads(metadata.get("kwargs", "{}"))
+        if arch is None or not isinstance(kwargs, dict):
+            return _Told()
+        check_architecture(arch)
+        classes = int(metadata["num_classes"]) if "num_classes" in metadata else None
+        input = InputSpec.model_validate_json(metadata["input"]) if "input" in metadata else None
+    except (ValueError, ValidationError):
+        return _Told()
+    return _Told(arch, kwargs, classes, input)
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ",".join(map(str, values))
+
+
+def _arch(text: str) -> str:
+    check_architecture(text)
+    return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is no number of them")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, x, width = text.lower().partition("x")
+    return _count(height), _count(width if x else height)
+
+
+def _normalization(text: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if text in NORMALIZATIONS:
+        mean, std = NORMALIZATIONS[text]
+    else:
+        parts = text.split("/")
+        if len(parts) != 2:
+            raise ValueError(f"{text!r} is neither MEAN/STD nor one of {', '.join(NORMALIZATIONS)}")
+        mean, std = (tuple(float(each) for each in part.split(",")) for part in parts)
+    if len(mean) not in (1, channels) or len(std) not in (1, channels):
+        raise ValueError(f"give one value, or one for each of the {channels} channels")
+    return mean, std
