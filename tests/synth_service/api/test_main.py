@@ -106,7 +106,7 @@ def test_it_survives_redis_going_and_coming(settings: Settings, broker: Broker) 
                 asked = time.perf_counter()
                 answer = httpx2.get(f"{url}/readyz").json()
                 seconds.append(time.perf_counter() - asked)
-                return answer.get("code") == "redis_unavailable"
+                return bool(answer.get("code") == "redis_unavailable")
 
             wait_until(is_away)  # an answer may be a second old
             assert max(seconds) < 2.0
