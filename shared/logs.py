@@ -9,7 +9,8 @@ import contextvars
 import logging
 import sys
 from collections.abc import Callable
-from typing import Final, ParamSpec, TypeVar
+from contextlib import suppress
+from typing import Final, ParamSpec, TextIO, TypeVar, cast
 
 import structlog
 
@@ -22,15 +23,44 @@ LIBRARIES_LEVEL: Final = logging.WARNING
 """What libraries say below this is of no interest to whoever runs the service."""
 
 
+class Unfailing:
+    """A text stream whose writes never fail: whoever reads a log may go away (``| head``), and nothing but the log
+    may suffer from that. What an encoding cannot hold is written as an escape sequence.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes what can be written."""
+        with suppress(OSError, ValueError):
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                encoding = self._stream.encoding or "ascii"
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes what can be flushed."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether people read it."""
+        return self._stream.isatty()
+
+
 def configure_logging(settings: Settings) -> None:
     """Sends every log line of this process to stderr in the form that the settings ask for."""
+    stream = cast(TextIO, Unfailing(sys.stderr))
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     is_json = settings.log_format == "json"
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if is_json
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
+            colors=stream.isatty(),
             # The default prints local variables, among which may be a password.
             exception_formatter=structlog.dev.plain_traceback,
         )
@@ -45,17 +75,17 @@ def configure_logging(settings: Settings) -> None:
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    _format_libraries([*processors, structlog.stdlib.add_logger_name], renderer, max(level, LIBRARIES_LEVEL))
+    _format_libraries(stream, [*processors, structlog.stdlib.add_logger_name], renderer, max(level, LIBRARIES_LEVEL))
 
 
 def _format_libraries(
-    processors: list[structlog.typing.Processor], renderer: structlog.typing.Processor, level: int
+    stream: TextIO, processors: list[structlog.typing.Processor], renderer: structlog.typing.Processor, level: int
 ) -> None:
     """Gives the lines of ``logging`` and ``warnings`` the same form."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=processors,

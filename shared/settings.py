@@ -22,7 +22,13 @@ class Settings(BaseSettings):
     """Settings of one process, read from the environment when constructed."""
 
     model_config = SettingsConfigDict(
-        env_prefix="DFKD_", env_file=None, extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix="DFKD_",
+        env_file=None,
+        # Compose's `${X:-}` and a Kubernetes value of "" set a variable to nothing where they mean not to set it.
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     redis_url: str | None = Field(

@@ -64,7 +64,7 @@ def main() -> int:
     """The command."""
     match sys.argv[1:]:
         case ["api"]:
-            complaint = complaint_about_api(f"http://127.0.0.1:{os.environ.get('DFKD_PORT', '8000')}")
+            complaint = complaint_about_api(f"http://127.0.0.1:{os.environ.get('DFKD_PORT') or 8000}")
         case ["worker"]:
             from shared.settings import Settings
 

@@ -252,7 +252,8 @@ class Worker:
     def run(self) -> None:
         """Works until a signal arrives."""
         signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, self._stop)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's `&` has it ignored, and so it stays
+            signal.signal(signal.SIGINT, self._stop)
         structlog.contextvars.bind_contextvars(worker=self.name, role=str(self.role))
         logger.info("worker_started")
         while not self._stopping.is_set():

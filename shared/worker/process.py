@@ -1,5 +1,6 @@
 """Turning a work function into a worker process: settings, logs, device, connections."""
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +25,10 @@ def run_worker(role: Role, work: Callable[[Turn], None]) -> None:
     configure_logging(settings)
     if settings.redis_url is None:
         _give_up("REDIS_URL is not set. Give the address of a Redis or Valkey server, or start all with `dfkd up`.")
+    if settings.allowed_factories:
+        # Started with -P, a worker imports nothing from the folder it is in. Where factories are allowed they may be
+        # there, and are looked for last, so that no file of that folder takes the place of a module.
+        sys.path.append(os.getcwd())  # noqa: PTH109 -- a string
     limit_threads(settings.threads)
     try:
         device = choose_device(settings.device)

@@ -1,6 +1,7 @@
 """``python -m synth_service.api``: serves the API until SIGTERM or SIGINT."""
 
 import logging
+import signal
 import socket
 import sys
 from types import FrameType
@@ -27,9 +28,12 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
+        self._ignores_keyboard = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handles SIGTERM and SIGINT."""
+        """Handles SIGTERM, and SIGINT unless whoever started this process has it ignore that, as a shell's ``&``."""
+        if sig == signal.SIGINT and self._ignores_keyboard:
+            return
         self._app.state.is_stopping = True
         super().handle_exit(sig, frame)
 
@@ -85,7 +89,9 @@ def main() -> int:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=2048)
+    # `::` is every address of this machine, those of the other kind included.
+    both = host == "::" and socket.has_dualstack_ipv6()
+    listener = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
     # Connections inherit it. Without, a body waits 40 ms for the client to acknowledge the head.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

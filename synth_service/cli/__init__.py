@@ -8,6 +8,8 @@ imported where it is used, so that ``dfkd --help`` is quick. torch is left to ot
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -63,4 +65,8 @@ app.command()(service_commands.key)
 
 def main() -> None:
     """Entry point of `dfkd`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that is not UTF-8 shows what it cannot as `?`, and no command dies of it.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app()

@@ -1,11 +1,13 @@
-"""Reading a job file: YAML or JSON, with ``--set`` on top.
+"""Reading a job file: JSON or YAML, with ``--set`` on top.
 
-YAML as people expect it: a number may be written ``2e-4``, a date stays text, and a key that occurs twice
-is an error instead of a silent loss of the first.
+JSON is tried first, so that whatever is JSON is read as that. YAML by the rules of its version 1.2: ``010`` is ten,
+``1:30`` and a date stay text, ``2e-4`` is a number. A key that occurs twice is an error instead of a silent loss of the
+first.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Hashable, Iterable
@@ -37,7 +39,13 @@ class RefusedJob(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1's safe loader with the three differences that the module names."""
+    """PyYAML knows the types of YAML 1.1; these are those of the core schema of YAML 1.2, section 10.3.2."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """A whole number; leading zeros mean nothing."""
+        text = self.construct_scalar(node)
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        return int(text[2:] if base != 10 else text, base)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Refuses a key that was there already."""
@@ -52,14 +60,20 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-# YAML 1.1 wants a point and a sign in an exponent; without them `2e-4` would be text.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+_Loader.yaml_implicit_resolvers = {}
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+for _type, _pattern, _first in (
+    ("null", r"|~|null|Null|NULL", ["", "~", "n", "N"]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),  # of 1.1, and in use
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_type}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def load_job_file(path: str, changes: Iterable[str] = ()) -> dict[str, Any]:
@@ -70,7 +84,8 @@ def load_job_file(path: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     """
     name = "stdin" if path == "-" else path
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        text = data.decode("utf-8-sig")  # whatever the terminal's encoding is, a job file has this one
     except OSError as error:
         raise InvalidJobFile(f"{name}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -98,13 +113,35 @@ def check_job(spec: dict[str, Any]) -> JobSpec:
 
 def _parse(text: str, name: str) -> Any:
     try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+    except (json.JSONDecodeError, RecursionError) as error:
+        not_json = error
+    except ValueError as error:
+        raise InvalidJobFile(f"{name}: {error}") from None
+    try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 -- a SafeLoader
     except yaml.MarkedYAMLError as error:
+        if text.lstrip().startswith("{") and isinstance(not_json, json.JSONDecodeError):
+            place = f", line {not_json.lineno}, column {not_json.colno}"
+            raise InvalidJobFile(f"{name}{place}: {not_json.msg}") from None
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InvalidJobFile(f"{name}{place}: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InvalidJobFile(f"{name}: {' '.join(str(error).split()) or 'is nested too deeply'}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} is here twice")
+        found[key] = value
+    return found
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _apply(spec: dict[str, Any], change: str) -> None:

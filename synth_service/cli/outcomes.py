@@ -66,8 +66,18 @@ def print_json(value: BaseModel | dict[str, Any] | Sequence[BaseModel]) -> None:
         text = json.dumps(value, ensure_ascii=False)
     else:
         text = f"[{','.join(each.model_dump_json() for each in value)}]"
+    if not _holds(sys.stdout.encoding, text):
+        text = json.dumps(json.loads(text))  # the same, in ASCII
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def _holds(encoding: str | None, text: str) -> bool:
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def show(table: Table, console: Console = output) -> None:

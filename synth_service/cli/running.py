@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -32,8 +33,8 @@ def run_service(
             synth_workers=synth_workers,
             distillers=distillers,
             signals=signals,
-            on_output=lambda name, line: messages.print(f"[cyan]{name:>12}[/] {escape(line)}"),
-            on_event=lambda text: messages.print(f"[yellow]{escape(text)}[/]"),
+            on_output=lambda name, line: _say(f"[cyan]{name:>12}[/] {escape(line)}"),
+            on_event=lambda text: _say(f"[yellow]{escape(text)}[/]"),
         )
         try:
             with service:
@@ -42,13 +43,19 @@ def run_service(
                 while True:
                     service.pause(60.0)
         except Interrupted as interruption:
-            messages.print("everything is stopped; unfinished jobs go on at the next `dfkd up`")
+            _say("everything is stopped; unfinished jobs go on at the next `dfkd up`")
             is_keyboard = interruption.number is signal.SIGINT
             raise typer.Exit(ExitCode.INTERRUPTED if is_keyboard else ExitCode.DONE) from None
         except CannotStart as error:
             fail(str(error), ExitCode.USAGE)
         except CannotKeepRunning as error:
             report(error)
+
+
+def _say(text: str) -> None:
+    """Prints, and goes on where that is impossible: whoever read the output (``| head``) may have left."""
+    with suppress(OSError, ValueError, SystemExit):  # the last is Rich's answer to a broken pipe
+        messages.print(text)
 
 
 def report(error: CannotKeepRunning) -> None:
@@ -82,8 +89,6 @@ def _announce(service: LocalService, storage: str) -> None:
     """Tells how to use the service."""
     is_default = service.url == "http://127.0.0.1:8000"
     address = "" if is_default else f" --url {service.url}"
-    messages.print(f"[bold green]ready[/]: the API listens on [bold]{service.url}[/], files are in {escape(storage)}")
-    messages.print(f"the dashboard is at [bold]{dashboard_page(service.url)}[/]")
-    messages.print(
-        f"submit a job with: [bold]dfkd submit job.yaml --watch{address}[/]   (Ctrl-C here stops everything)"
-    )
+    _say(f"[bold green]ready[/]: the API listens on [bold]{service.url}[/], files are in {escape(storage)}")
+    _say(f"the dashboard is at [bold]{dashboard_page(service.url)}[/]")
+    _say(f"submit a job with: [bold]dfkd submit job.yaml --watch{address}[/]   (Ctrl-C here stops everything)")

@@ -65,7 +65,7 @@ def free_port(host: str = LOOPBACK) -> int:
     is being restarted its clients keep knocking, and one of them could otherwise be given the very port.
     """
     for port in random.sample(range(20_000, 32_768), 200):
-        with suppress(OSError), socket.socket() as probe:
+        with suppress(OSError), socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             return port

@@ -49,7 +49,8 @@ class StopSignals:
     """Notes the signals that ask a program to end, for a loop to act on where it is safe to stop.
 
     A context manager; the handlers of before come back at its end. The first signal asks to stop in good
-    order, a second one to hurry.
+    order, a second one to hurry. What whoever started this process has it ignore (``nohup``: SIGHUP, a shell's ``&``:
+    SIGINT) stays ignored.
     """
 
     def __init__(self) -> None:
@@ -58,7 +59,8 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._before[number] = signal.signal(number, self._note)
+            if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -150,7 +152,8 @@ class LocalService:
     @property
     def url(self) -> str:
         """Where a client on this machine reaches the API."""
-        host = LOOPBACK if self._host in ("0.0.0.0", "::", "") else self._host  # noqa: S104 -- compared, not bound
+        # An address that stands for all of its kind is none to connect to.
+        host = {"0.0.0.0": LOOPBACK, "": LOOPBACK, "::": "::1"}.get(self._host, self._host)  # noqa: S104
         return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
 
     def __enter__(self) -> LocalService:
@@ -272,7 +275,8 @@ class LocalService:
 
 
 def _module(name: str, *arguments: str) -> Sequence[str]:
-    return [sys.executable, "-m", name, *arguments]
+    """Runs a module of the installed package. Without -P, one of its name in the current folder would run instead."""
+    return [sys.executable, "-P", "-m", name, *arguments]
 
 
 def _with_threads(count: int) -> dict[str, str]:

@@ -94,3 +94,36 @@ def test_on_a_console_the_lines_say_the_same(redis_url: str, broker: Broker, sto
     assert f"job={job.id}" in line
     assert "partition=0" in line
     assert "attempt=1" in line
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_logging_outlives_its_reader_and_what_an_encoding_cannot_hold(log_format: str) -> None:
+    program = """
+import logging, sys, structlog
+from shared.logs import configure_logging
+from shared.settings import Settings
+configure_logging(Settings())
+structlog.get_logger().warning("first", name="\U0001f600")
+logging.getLogger("library").error("second \U0001f600")
+sys.stdin.readline()
+for _ in range(3):
+    structlog.get_logger().warning("nobody reads this", text="x" * 100_000)
+    logging.getLogger("library").error("nor this")
+print("lives")
+"""
+    environment = clean_environment(DFKD_LOG_FORMAT=log_format, PYTHONIOENCODING="ascii:strict")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    assert "first" in process.stderr.readline()
+    assert "second" in process.stderr.readline()
+    process.stderr.close()
+    process.stderr = None
+    assert process.communicate("go on\n", timeout=60)[0] == "lives\n"

@@ -1,6 +1,7 @@
 """Job files as people write them."""
 
 import json
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,34 @@ def test_a_checkpoint_given_as_job_file_is_no_traceback(tmp_path: Path) -> None:
     result = dfkd("submit", str(path))
     assert result.exit_code == 2
     assert "is not UTF-8 text" in result.stderr
+
+
+def test_numbers_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    numbers = {"010": 10, "0100": 100, "0o17": 15, "0xff": 255, "+7": 7, "-1.5e+3": -1500.0, "1e3": 1000.0, ".inf": inf}
+    others = {"true": True, "Null": None, "~": None}
+    texts = {text: text for text in ("1:30", "12:30:45", "1_000", "yes", "off", "0b1", "2024-01-02")}
+    meant = numbers | others | texts
+    path.write_text("".join(f"k{index}: {text}\n" for index, text in enumerate(meant)))
+    assert list(load_job_file(str(path)).values()) == list(meant.values())
+    assert load_job_file(str(path), ["seed=010", "name=1:30"])["seed"] == 10
+
+
+@pytest.mark.parametrize("change", ["seed=12:30:45", "distillation.steps=1:30"])
+def test_a_time_of_day_is_no_number(job_file: str, change: str) -> None:
+    refused = dfkd("validate", "--offline", job_file, "--set", change)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+
+
+def test_json_is_json(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text('\ufeff{\n\t"name": "\\ud83d\\ude00 \U0001f600",\n\t"seed": 1e3}', encoding="utf-8")
+    assert load_job_file(str(path)) == {"name": "\U0001f600 \U0001f600", "seed": 1000.0}
+    for text, message in (
+        ('{"a": 1, "a": 2}', "'a' is here twice"),
+        ('{"a": NaN}', "NaN"),
+        ('{"a": 1,\n\t"b" 2}', "line 2, column 6: Expecting ':'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InvalidJobFile, match=message):
+            load_job_file(str(path))
