@@ -16,6 +16,7 @@ from shared.specs.base import Spec, StoragePath, invalid
 from shared.specs.distillation import DistillationSpec, EvaluationSpec
 from shared.specs.methods import SynthesisSpec
 from shared.specs.networks import StudentSpec, TeacherSpec
+from shared.specs.precision import PrecisionName
 from shared.specs.presets import fill_from_preset
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -30,6 +31,11 @@ class JobSpec(Spec):
         default_factory=dict, max_length=16, description="Up to 16 strings of the client's own."
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Same seed, same machine, lockstep pacing: same bytes.")
+    precision: PrecisionName = Field(
+        "auto",
+        description="What networks compute in: `auto` is bfloat16 or float16 where the device is faster with it and float32 "
+        "elsewhere. `float32` gives the same images and student on every device, but for the order of sums.",
+    )
     teacher: TeacherSpec
     student: StudentSpec | None = None
     synthesis: SynthesisSpec | None = None
