@@ -107,7 +107,12 @@ def _note(calls: list[Call], most: int, layer: nn.Module, inputs: tuple[Tensor, 
             weight=layer.weight.detach().to(output.dtype).clone(),
             bias=None if bias is None else bias.detach().to(output.dtype).clone(),
             output_gradient=torch.randn_like(output.detach()),
-            needs=(inputs[0].requires_grad, layer.weight.requires_grad, bias is not None and bias.requires_grad),
+            # An output without a graph (a teacher under no_grad) sends nothing back, whatever its weights could take.
+            needs=(
+                output.requires_grad and inputs[0].requires_grad,
+                output.requires_grad and layer.weight.requires_grad,
+                output.requires_grad and bias is not None and bias.requires_grad,
+            ),
         )
     )
 
@@ -144,7 +149,8 @@ class Floor:
             for call in self.calls:
                 call.forward()
             for call in reversed(self.calls):
-                call.backward()
+                if any(call.needs):
+                    call.backward()
 
     def describe(self) -> dict[str, int]:
         """Counts, for the record."""

@@ -25,6 +25,7 @@ from distiller.pool import ImagePool
 from distiller.trainer import Trainer
 from shared import seeds
 from shared.specs import JobSpec
+from shared.specs.precision import PrecisionName
 from synth_service.inversion import Inverter, Setup, SyntheticBatch, build_inverter
 
 WARMUP_SHARE = 0.1
@@ -80,19 +81,28 @@ def steps_due(done: int, rounds: int, early_steps: int) -> int:
     return early_steps * max(0, done - warmup) // (rounds - warmup)
 
 
-def measure_cell(method: Method, budget: Budget, seed: int, device: torch.device) -> Record:
+def measure_cell(
+    method: Method, budget: Budget, seed: int, device: torch.device, precision: PrecisionName = "auto"
+) -> Record:
     """Runs a cell.
 
     Returns:
         Accuracy and agreement on the held-out digits (the last student's, never the best one's), times, how
         the teacher sees the images, and the curve: [images, synthesis seconds, KD steps, top-1] along the run.
     """
-    job = job_of(method, budget, seed)
+    job = job_of(method, budget, seed).model_copy(update={"precision": precision})
     assert job.distillation is not None
     teacher, student = load_networks(job, device)
     evaluator = build_evaluator(job, teacher, device)
     trainer = Trainer(
-        job.distillation, student, teacher, task=task_of(job), input=job.teacher.input, seed=seed, device=device
+        job.distillation,
+        student,
+        teacher,
+        task=task_of(job),
+        input=job.teacher.input,
+        seed=seed,
+        device=device,
+        precision=job.precision,
     )
     sampling = seeds.generator(seed, seeds.SAMPLING)
     pool = ImagePool(method.images, job.teacher.input.shape, device)
@@ -179,5 +189,12 @@ class BatchMaker:
     def _build(self, seed: int) -> Inverter[Any]:
         assert self._job.synthesis is not None
         seed = seeds.partition_seed(seed)
-        setup = Setup(self._teacher, self._task, self._job.teacher.input, seed=seed, device=self._device)
+        setup = Setup(
+            self._teacher,
+            self._task,
+            self._job.teacher.input,
+            seed=seed,
+            device=self._device,
+            precision=self._job.precision,
+        )
         return build_inverter(self._job.synthesis, setup)

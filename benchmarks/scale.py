@@ -320,7 +320,7 @@ class Fleet:
             thread.join()
 
     def _received(self, broker: Broker) -> int:
-        """Commands over all connections; those inside of a script are its own affair."""
+        """Commands over all connections, each command inside of a script counted like one of its own."""
         return sum(int(each["tot-cmds"]) for each in broker.redis.client_list())
 
     def _beat(self, attempts: Sequence[Attempt], ended: threading.Event) -> None:

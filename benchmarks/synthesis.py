@@ -29,6 +29,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import get_args
 
 import torch
 from torch import nn
@@ -39,13 +40,13 @@ from shared.networks.building import build_network
 from shared.networks.devices import choose_device
 from shared.shards.format import SampleBatch
 from shared.specs import FastMetaSynthesis, InputSpec, NetworkSpec
+from shared.specs.precision import PrecisionName
 from shared.storage import Storage
 from shared.tasks.base import build_task
 from synth_service.inversion import Setup, SyntheticBatch, build_inverter
 from synth_service.inversion.generator_inverter import GeneratorInverter
 from synth_service.synthesis.shard_writer import ShardWriter
 
-STUDENT = "wrn16_1"
 NUM_CLASSES = 10
 TASK = build_task("classification", NUM_CLASSES)
 WRITING_LIMIT = 0.03
@@ -60,6 +61,8 @@ class Setting:
     batch: int = 64
     steps: int = 5
     generator_width: int = 64
+    student: str = "wrn16_1"
+    precision: PrecisionName = "float32"
 
 
 class Rounds:
@@ -72,12 +75,12 @@ class Rounds:
         shape = InputSpec(channels=3, height=setting.size, width=setting.size)
         teacher, student = (
             build_network(NetworkSpec(arch=arch), num_classes=NUM_CLASSES, input=shape).to(device)
-            for arch in (setting.teacher, STUDENT)
+            for arch in (setting.teacher, setting.student)
         )
         spec = FastMetaSynthesis(
             num_images=10**6, batch_size=setting.batch, steps=setting.steps, generator_width=setting.generator_width
         )
-        inverter = build_inverter(spec, Setup(teacher, TASK, shape, seed=0, device=device))
+        inverter = build_inverter(spec, Setup(teacher, TASK, shape, seed=0, device=device, precision=setting.precision))
         assert isinstance(inverter, GeneratorInverter)
         inverter.use_student(student)
         self.inverter = inverter
@@ -335,8 +338,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = command_line(__doc__)
     parser.add_argument("--pairs", type=int, default=5, help="alternating pairs of round and floor (default 5)")
+    parser.add_argument("--teacher", default="wrn40_2", help="the network to invert (default wrn40_2)")
+    parser.add_argument("--student", default="wrn16_1", help="what the adversarial term is against (default wrn16_1)")
+    parser.add_argument("--precision", choices=get_args(PrecisionName), default="float32", help="as in the job file")
     options = parser.parse_args(arguments)
-    base = Setting(batch=16, steps=2) if options.quick else Setting()
+    base = Setting(teacher=options.teacher, student=options.student, precision=options.precision)
+    if options.quick:
+        base = replace(base, batch=16, steps=2)
     result = run(base, options)
     finish("synthesis", result, describe(result), options)
 

@@ -93,6 +93,7 @@ class Distillation:
             input=spec.teacher.input,
             seed=spec.seed,
             device=device,
+            precision=spec.precision,
         )
         self._pool = self._build_pool(device)
         self._sampling = seeds.generator(spec.seed, seeds.SAMPLING)

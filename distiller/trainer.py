@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from distiller.kd_losses import build_kd_loss
 from shared import seeds
 from shared.errors import UserError
-from shared.networks.devices import autocast, explain_out_of_memory, gradient_scaler
+from shared.networks.devices import explain_out_of_memory
 from shared.networks.image_operations import BatchAugmentation, BatchMixing, Normalization, to_pixels
+from shared.networks.precision import choose_precision
 from shared.specs import DistillationSpec, InputSpec
+from shared.specs.precision import PrecisionName
 from shared.tasks.base import Task
 
 
@@ -40,6 +42,7 @@ class Trainer:
         seed: of the augmentation, of the student's own randomness (dropout) and of the draws of a caller
             that shares ``generator``.
         device: where to compute.
+        precision: what networks compute in; ``JobSpec.precision``.
 
     Raises:
         ValueError: the spec's steps are not resolved, or its crop padding exceeds the images.
@@ -55,6 +58,7 @@ class Trainer:
         input: InputSpec,
         seed: int,
         device: torch.device,
+        precision: PrecisionName = "float32",
     ) -> None:
         if spec.steps is None:
             raise ValueError("distillation.steps is not resolved; take the spec from a validated JobSpec")
@@ -71,8 +75,10 @@ class Trainer:
         self.generator = seeds.generator(seed, seeds.TRAINING)
         """Saved with the trainer. Pass it to ``ImagePool.sample`` too and there is no other to keep."""
         self.step_count = 0
+        self._dtype = torch.promote_types(next(student.parameters()).dtype, torch.float32)
         self._optimizer = _optimizer(spec, [*self.student.parameters(), *self.loss.parameters()])
-        self._scaler = gradient_scaler(device)
+        self.precision = choose_precision(precision, device)
+        self._scaler = self.precision.gradient_scaler()
         self._loss_sum = torch.zeros((), device=device)
         self._steps_in_sum = 0
 
@@ -151,7 +157,7 @@ class Trainer:
     def _prepare(self, batch: Tensor) -> Tensor:
         """Augmented, mixed, normalized, channels_last. Bytes are augmented, since they are a quarter of the memory."""
         augmented = self.augment(batch.to(self.device, non_blocking=True), self.generator)
-        pixels = to_pixels(augmented.to(memory_format=torch.channels_last))
+        pixels = to_pixels(augmented.to(memory_format=torch.channels_last)).to(self._dtype)
         if self.mix is not None:
             pixels = self.mix(pixels, self.generator)
         images: Tensor = self.normalize(pixels)
@@ -160,13 +166,13 @@ class Trainer:
     def _compare(self, images: Tensor) -> Tensor:
         seed = int(torch.randint(2**62, (), generator=self.generator))  # on the CPU: no sync
         devices = [self.device] if self.device.type == "cuda" else []
-        with autocast(self.device), torch.random.fork_rng(devices):
+        with self.precision.autocast(), torch.random.fork_rng(devices):
             with torch.no_grad():
                 teacher_logits = self.task.logits(self.teacher(images), images.shape)
             # Dropout and its like draw from torch's global state, which no state_dict holds.
             torch.manual_seed(seed)
             student_logits = self.task.logits(self.student.train()(images), images.shape, network="the student")
-        loss: Tensor = self.loss(student_logits.float(), teacher_logits.float())
+        loss: Tensor = self.loss(_at_least_float32(student_logits), _at_least_float32(teacher_logits))
         return loss
 
     def _mean_loss(self) -> float:
@@ -202,6 +208,10 @@ def _optimizer(spec: DistillationSpec, parameters: Iterable[nn.Parameter]) -> to
     if spec.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **common)
     return torch.optim.SGD(parameters, momentum=spec.momentum, **common)
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _channels_last(network: nn.Module, device: torch.device) -> nn.Module:

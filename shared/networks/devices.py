@@ -1,4 +1,4 @@
-"""The device a process computes on: choosing it, describing it, and what precision pays on it.
+"""The device a process computes on: choosing it and describing it.
 
 A deployment chooses with ``DFKD_DEVICE`` and ``DFKD_THREADS``; no job says where it runs.
 """
@@ -9,7 +9,6 @@ import contextlib
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import TypedDict
 
 import psutil
@@ -73,31 +72,6 @@ def limit_threads(threads: int | None) -> None:
     """
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-def reduced_precision(device: torch.device) -> torch.dtype | None:
-    """The 16-bit type that is faster than float32 on this device and accurate enough to train with, if any.
-
-    bfloat16 from compute capability 8 (Ampere) on; float16 on 7 (Volta, Turing), which has no fast bfloat16
-    and whose gradients need scaling (:func:`gradient_scaler`); nothing on older ones and on the CPU.
-    """
-    if device.type != "cuda":
-        return None
-    major, _ = torch.cuda.get_device_capability(device)
-    if major >= 8:
-        return torch.bfloat16
-    return torch.float16 if major == 7 else None
-
-
-def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Context in which networks compute in :func:`reduced_precision`; without any it changes nothing."""
-    dtype = reduced_precision(device)
-    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-
-def gradient_scaler(device: torch.device) -> torch.amp.GradScaler:
-    """Scales losses so that float16 gradients do not underflow; passes everything through where not needed."""
-    return torch.amp.GradScaler(device.type, enabled=reduced_precision(device) is torch.float16)
 
 
 @contextlib.contextmanager

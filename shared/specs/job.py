@@ -33,8 +33,8 @@ class JobSpec(Spec):
     seed: int = Field(0, ge=0, lt=2**32, description="Same seed, same machine, lockstep pacing: same bytes.")
     precision: PrecisionName = Field(
         "auto",
-        description="What networks compute in: `auto` is bfloat16 or float16 where the device is faster with it and float32 "
-        "elsewhere. `float32` gives the same images and student on every device, but for the order of sums.",
+        description="What networks compute in. `auto`: bfloat16 or float16 where the device is faster with it, float32 "
+        "elsewhere. With `float32` machines differ in nothing but the order of sums.",
     )
     teacher: TeacherSpec
     student: StudentSpec | None = None

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import UserError
-from shared.networks.devices import autocast
 from shared.networks.image_operations import BatchAugmentation
 from shared.specs import GeneratorSynthesis
 from synth_service.inversion.base import Check, Inverter
@@ -110,7 +109,7 @@ class GeneratorInverter(Inverter[G]):
         best = BestImages(self.setup.task)
         for step in range(self.spec.steps):
             check()
-            with autocast(self.device):
+            with self.objective.precision.autocast():
                 images = self.adapted(latents[: len(targets)])
             deal = self.spec.match_targets and step == 0
             evaluation = self.objective(self.augment(images, random), targets, images=images, deal=deal)

@@ -16,13 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import UserError
-from shared.networks.devices import autocast, reduced_precision
 from shared.networks.image_operations import Normalization, to_bytes, to_pixels
+from shared.networks.precision import choose_precision
 from shared.tasks.base import Task
 from synth_service.inversion.terms import Forward, LossTerm, Setup
-
-FLOAT16_LOSS_SCALE = 256.0
-"""Lifts gradients over float16's smallest numbers on devices without bfloat16; constant, so it needs no sync."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,8 @@ class Objective:
         self.dtype = setup.dtype
         self.device = setup.device
         self.normalize = Normalization(setup.input).to(setup.device, setup.dtype)
-        self.loss_scale = FLOAT16_LOSS_SCALE if reduced_precision(setup.device) is torch.float16 else 1.0
+        self.precision = choose_precision(setup.precision, setup.device)
+        self.loss_scale = self.precision.loss_scale
 
     @property
     def opponent(self) -> nn.Module | None:
@@ -113,7 +111,7 @@ class Objective:
         """The same of inputs that are normalized already."""
         normalized = inputs.contiguous(memory_format=torch.channels_last)
         student_logits = None
-        with autocast(self.device):
+        with self.precision.autocast():
             teacher_logits = self._ask(self.teacher, normalized, "the teacher")
             if self.opponent is not None:
                 student_logits = self._ask(self.opponent, normalized, "the student")
@@ -132,7 +130,7 @@ class Objective:
     @torch.no_grad()
     def answer(self, images: Tensor) -> Tensor:
         """The teacher's logits for pixels in [0, 1], as they are."""
-        with autocast(self.device):
+        with self.precision.autocast():
             return self._ask(
                 self.teacher, self.normalize(images).contiguous(memory_format=torch.channels_last), "the teacher"
             )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from shared.errors import UserError
 from shared.specs import InputSpec
+from shared.specs.precision import PrecisionName
 from shared.tasks.base import Task
 from synth_service.inversion.batch_norm import BatchNormMatching, layers_with_statistics
 from synth_service.inversion.losses import class_balance, jensen_shannon
@@ -33,6 +34,7 @@ class Setup:
         input: shape and normalization of the images.
         seed: of everything random; equal seeds give equal bytes on the same machine.
         device: where to compute.
+        precision: what networks compute in; ``JobSpec.precision``.
     """
 
     teacher: nn.Module
@@ -40,6 +42,7 @@ class Setup:
     input: InputSpec
     seed: int
     device: torch.device
+    precision: PrecisionName = "float32"
 
     @property
     def dtype(self) -> torch.dtype:

@@ -68,6 +68,7 @@ class Synthesis:
                 input=spec.teacher.input,
                 seed=seeds.partition_seed(spec.seed, self._task.partition),
                 device=device,
+                precision=spec.precision,
             ),
         )
         if turn.settings.compile_networks:

@@ -17,6 +17,7 @@ from distiller.trainer import Trainer, learning_rate_at
 from shared.errors import UserError
 from shared.networks.image_operations import Normalization, to_pixels
 from shared.specs import AugmentationSpec, DistillationSpec, InputSpec
+from shared.specs.precision import PrecisionName
 from tests.distiller.toys import CPU, INPUT, TASK, toy_images, toy_network, toy_samples, toy_teacher
 
 UNCHANGED = AugmentationSpec(crop_padding=0, horizontal_flip=False)
@@ -274,3 +275,50 @@ def test_mixing_is_drawn_from_the_trainers_generator(teacher: nn.Module, kind: s
         trainer.step(toy_images(16, seed=1)[0])
     assert same_state(one.student, other.student)
     assert not same_state(one.student, plain.student)
+
+
+def test_in_bfloat16_a_student_learns_as_it_does_in_float32(teacher: nn.Module) -> None:
+    images, _ = toy_images(256, seed=4)
+    losses = []
+    precisions: tuple[PrecisionName, ...] = ("float32", "bfloat16")
+    for precision in precisions:
+        trainer = Trainer(
+            spec_of(steps=60),
+            toy_network(seed=2),
+            teacher,
+            task=TASK,
+            input=INPUT,
+            seed=0,
+            device=CPU,
+            precision=precision,
+        )
+        for step in range(60):
+            trainer.step(images[step % 8 * 32 : step % 8 * 32 + 32])
+        losses.append(trainer.metrics()["loss"])
+        state = trainer.state_dict()
+        floats = [value for value in state["student"].values() if value.is_floating_point()]
+        floats += [each["momentum_buffer"] for each in state["optimizer"]["state"].values()] + [state["loss_sum"]]
+        assert {value.dtype for value in floats} == {torch.float32}
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0]
+
+
+def test_a_float64_student_is_trained_in_float64(teacher: nn.Module) -> None:
+    doubled = copy.deepcopy(teacher).double()
+    trainer = Trainer(
+        spec_of(),
+        toy_network(seed=2).double(),
+        doubled,
+        task=TASK,
+        input=INPUT,
+        seed=0,
+        device=CPU,
+        precision="bfloat16",
+    )
+    seen: list[torch.dtype] = []
+    for network in (trainer.student, trainer.teacher):
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.register_forward_hook(lambda _layer, inputs, output: seen.extend([inputs[0].dtype, output.dtype]))
+    trainer.step(toy_images(32, seed=4)[0])
+    assert set(seen) == {torch.float64}

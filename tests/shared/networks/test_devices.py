@@ -5,11 +5,9 @@ import torch
 
 from shared.errors import UserError
 from shared.networks.devices import (
-    autocast,
     choose_device,
     describe_device,
     explain_out_of_memory,
-    gradient_scaler,
     limit_threads,
 )
 
@@ -63,22 +61,6 @@ def test_threads_are_limited_only_when_asked() -> None:
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
-
-
-def test_the_cpu_computes_in_full_precision_and_scales_nothing() -> None:
-    matrix = torch.rand(4, 4)
-    with autocast(CPU):
-        assert (matrix @ matrix).dtype == torch.float32
-    assert not gradient_scaler(CPU).is_enabled()
-
-
-@with_cuda
-def test_networks_compute_in_reduced_precision_where_the_device_is_made_for_it() -> None:
-    device = choose_device("cuda")
-    matrix = torch.rand(4, 4, device=device)
-    with autocast(device):
-        reduced = (matrix @ matrix).dtype != torch.float32
-    assert reduced == (torch.cuda.get_device_capability(device)[0] >= 7)
 
 
 @pytest.mark.parametrize(("value", "remedy"), [(256, "use 128 or less"), (2, "use smaller images")])

@@ -74,6 +74,30 @@ def test_loss_output_and_gradient_are_those_of_plain_autograd(layer: nn.Module) 
     torch.testing.assert_close(gradient, expected_gradient)
 
 
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
+def test_of_half_as_many_bits_the_statistics_are_float32_and_the_gradient_is_as_near_as_its_bits_allow(
+    layer: nn.Module,
+) -> None:
+    x = (3 + activation(layer).detach()).to(torch.bfloat16)
+    layer.float()
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    found: list[tuple[Tensor, Tensor]] = []
+    for values in (x.float(), x):
+        values = values.requires_grad_()
+        network = network_of(layer)
+        matching = BatchNormMatching(network.float())
+        with matching.observing():
+            output = network(values)
+            loss = matching.loss()
+        assert loss.dtype == torch.float32
+        (gradient,) = torch.autograd.grad(loss + (output * weights.to(output.dtype)).float().sum(), values)
+        assert gradient.dtype == values.dtype
+        found.append((loss, gradient.float()))
+    (loss, gradient), (reduced_loss, reduced_gradient) = found
+    torch.testing.assert_close(reduced_loss, loss, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(reduced_gradient, gradient, rtol=0.02, atol=0.02)
+
+
 def test_networks_without_running_statistics_have_no_such_layers() -> None:
     network = nn.Sequential(nn.GroupNorm(2, 4), nn.BatchNorm2d(4, track_running_stats=False), nn.LayerNorm(3))
     assert layers_with_statistics(network) == []

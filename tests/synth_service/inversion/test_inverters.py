@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from shared.errors import UserError
 from shared.specs import AugmentationSpec, InputSpec
+from shared.specs.precision import PrecisionName
 from shared.tasks.base import build_task
 from shared.tasks.classification import match_targets
 from synth_service.inversion import Inverter, Setup, SyntheticBatch, build_inverter
 from synth_service.inversion.fast_meta import FastMetaInverter
 from synth_service.inversion.generator_inverter import GeneratorInverter
 from synth_service.inversion.objective import BestImages, Evaluation
+from tests.golden import fill_by_formula
 from tests.synth_service.inversion.samples import (
     CPU,
     DEEP,
@@ -365,3 +367,26 @@ def test_compiled_networks_give_the_same_images_but_for_rounding(
     assert difference.abs().max() <= 1
     assert before.keys() == saved(compiled).keys()
     assert torch._dynamo.utils.counters["frames"]["ok"] >= 2
+
+
+def test_in_bfloat16_a_round_makes_images_of_the_same_losses_as_in_float32() -> None:
+    made: list[tuple[dict[str, float], Tensor]] = []
+    precisions: tuple[PrecisionName, ...] = ("float32", "bfloat16", "bfloat16")
+    for precision in precisions:
+        teacher = SmallNetwork(GRAY.channels).float()
+        task = build_task("classification", 3)
+        setup = Setup(teacher, task, GRAY, seed=0, device=CPU, precision=precision)
+        inverter = build_inverter(FAST_META, setup)
+        student = SmallNetwork(GRAY.channels).float()
+        fill_by_formula(student, offset=7)
+        inverter.use_student(student)
+        batch = inverter.invert(targets(8))
+        made.append((batch.losses, batch.images))
+        state = [value for value in inverter.state_dict()["generator"].values() if value.is_floating_point()]
+        assert {value.dtype for value in state} == {torch.float32}
+    (losses, images), (reduced, reduced_images), (_, again) = made
+    assert reduced == pytest.approx(losses, rel=0.1, abs=0.02)
+    # Pixels come from float32: steps of bfloat16 near 1 are as wide as one of the 256 levels.
+    assert (reduced_images.int() - images.int()).abs().float().mean() < 3
+    assert len(reduced_images.unique()) > 0.8 * len(images.unique())
+    assert torch.equal(reduced_images, again)
