@@ -8,13 +8,14 @@ same form. A new thread begins with an empty context, so those that log are star
 import contextvars
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final, ParamSpec, TextIO, TypeVar, cast
+from typing import Any, Final, ParamSpec, TextIO, TypeVar, cast
 
 import structlog
 
 from shared.settings import Settings
+from shared.text import visible, visible_line
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -70,8 +71,8 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if is_json:
-        processors.append(structlog.processors.format_exc_info)
+    # Tracebacks become text before it is made sure that all text is harmless.
+    processors += [structlog.processors.format_exc_info, show_everything]
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -79,6 +80,25 @@ def configure_logging(settings: Settings) -> None:
         cache_logger_on_first_use=True,
     )
     _format_libraries(stream, [*processors, structlog.stdlib.add_logger_name], renderer, max(level, LIBRARIES_LEVEL))
+
+
+def show_everything(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A processor: what strangers wrote is shown to the reader, on the line it belongs to, and commands nothing."""
+    return {name: value if name in _LEFT_ALONE else _shown(value, name) for name, value in event.items()}
+
+
+_LEFT_ALONE: Final = frozenset({"_record", "_from_structlog", "exc_info"})
+"""What structlog keeps for itself in an event."""
+
+
+def _shown(value: Any, name: str = "", levels: int = 4) -> Any:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if levels and isinstance(value, Mapping):
+        return {visible_line(str(key)): _shown(each, "", levels - 1) for key, each in value.items()}
+    if levels and isinstance(value, (list, tuple)):
+        return [_shown(each, "", levels - 1) for each in value]
+    return visible(str(value)) if name in ("exception", "stack") else visible_line(str(value))
 
 
 def _format_libraries(

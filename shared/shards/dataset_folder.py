@@ -12,12 +12,14 @@ workers left that died between sealing a shard and announcing it.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 from shared.shards.manifest import ShardManifest
 from shared.specs import JobSpec
 from shared.storage import Storage
+from shared.text import visible, visible_json
 
 INDEX_NAME = "index.json"
 CARD_NAME = "README.md"
@@ -89,12 +91,12 @@ def dataset_card(manifests: Sequence[ShardManifest], spec: JobSpec, *, grid: str
     if synthesis is None:
         raise ValueError("a dataset card needs a job that made a dataset")
     images = sum(manifest.images for manifest in manifests)
-    title = " ".join(spec.name.split()) or "Synthetic images"
+    title = visible(" ".join(spec.name.split())) or "Synthetic images"
     teacher = spec.teacher
     preset = f", preset `{synthesis.preset}`" if synthesis.preset else ""
     sections = [
         _front_matter(title, images),
-        f"# {title}",
+        f"# {_markdown(title)}",
         f"{images:,} synthetic images that were made from a trained classifier alone (data-free distillation): no "
         "training data was used. `.cls` is the class that an image was made for; `.json` holds the class that the "
         "teacher sees in it and how sure it is.",
@@ -119,7 +121,7 @@ def dataset_card(manifests: Sequence[ShardManifest], spec: JobSpec, *, grid: str
         ),
         "## Images per class\n\n" + _class_counts(manifests, teacher.num_classes),
         _loading(manifests[0].image_format),
-        "## Job\n\n```json\n" + spec.model_dump_json(indent=2, exclude={"metadata"}) + "\n```",
+        "## Job\n\n```json\n" + _json_of(spec) + "\n```",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -129,11 +131,24 @@ def _put(storage: Storage, name: str, text: str) -> str:
     return name
 
 
+def _markdown(text: str) -> str:
+    """Text of a stranger in Markdown: as it was written, neither markup nor HTML."""
+    return re.sub(r"([\\`*_\[\]~$])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def _json_of(spec: JobSpec) -> str:
+    """The job for a code block. Not all that shows Markdown leaves code alone, and JSON has other words for <."""
+    text = visible_json(spec.model_dump_json(indent=2, exclude={"metadata"}))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
 def _front_matter(title: str, images: int) -> str:
     """YAML for Hugging Face; ``configs`` keeps its loader off the manifests and the index."""
     size = next((name for limit, name in SIZE_CATEGORIES if images < limit), "n>100M")
     return f"""---
-pretty_name: {json.dumps(title)}
+pretty_name: {json.dumps(title, ensure_ascii=False)}
 task_categories:
 - image-classification
 size_categories:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_json
 
 from shared.specs.architectures import check_architecture
 from shared.specs.base import Spec, StoragePath, invalid
@@ -17,6 +17,7 @@ else:
     TaskName = Literal[TASK_NAMES]
 
 MAX_IMAGE_VALUES = 3 * 2048 * 2048
+MAX_KWARGS_BYTES = 16_000
 """Largest channels × height × width of one image."""
 
 
@@ -76,7 +77,8 @@ class NetworkSpec(Spec):
         "where the deployment allows that package.",
     )
     kwargs: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Further keyword arguments of the network's constructor."
+        default_factory=dict,
+        description="Further keyword arguments of the network's constructor, up to 16 kB of JSON.",
     )
 
     @field_validator("arch")
@@ -87,6 +89,16 @@ class NetworkSpec(Spec):
         except ValueError as error:
             raise PydanticCustomError("unknown_architecture", "{message}", {"message": str(error)}) from error
         return arch
+
+    @field_validator("kwargs")
+    @classmethod
+    def _small_kwargs(cls, kwargs: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        # Every job is kept in memory with all it says, and every poll reads it.
+        written = len(to_json(kwargs))
+        if written > MAX_KWARGS_BYTES:
+            message = f"are {written:,} bytes of JSON; at most {MAX_KWARGS_BYTES:,}"
+            raise PydanticCustomError("kwargs_too_large", "{message}", {"message": message})
+        return kwargs
 
 
 class TeacherSpec(NetworkSpec):

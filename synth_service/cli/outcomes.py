@@ -12,12 +12,12 @@ from typing import Any, Final, NoReturn
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from shared.errors import UserError
+from shared.text import visible, visible_json
 from synth_service.client import (
     ApiError,
     Client,
@@ -28,6 +28,7 @@ from synth_service.client import (
     ServerUnreachable,
     UnexpectedAnswer,
 )
+from synth_service.client.terminal import Terminal
 
 RETRIES: Final = 2
 TOLD_FROM_SECONDS: Final = 1.5
@@ -35,10 +36,10 @@ TOLD_FROM_SECONDS: Final = 1.5
 
 UNAUTHORIZED: Final = 401
 
-output = Console(highlight=False, soft_wrap=True)
+output = Terminal(highlight=False, soft_wrap=True)
 """What was asked for."""
 
-messages = Console(stderr=True, highlight=False, soft_wrap=True)
+messages = Terminal(stderr=True, highlight=False, soft_wrap=True)
 """Everything else, so that ``--json`` leaves nothing but JSON on stdout."""
 
 
@@ -68,7 +69,7 @@ def print_json(value: BaseModel | dict[str, Any] | Sequence[BaseModel]) -> None:
         text = f"[{','.join(each.model_dump_json() for each in value)}]"
     if not _holds(sys.stdout.encoding, text):
         text = json.dumps(json.loads(text))  # the same, in ASCII
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(visible_json(text) + "\n")
     sys.stdout.flush()
 
 
@@ -80,7 +81,7 @@ def _holds(encoding: str | None, text: str) -> bool:
     return True
 
 
-def show(table: Table, console: Console = output) -> None:
+def show(table: Table, console: Terminal = output) -> None:
     """A table on a terminal. Elsewhere one line for each row, whole, its cells apart by tabs: for grep, cut and awk."""
     if console.is_terminal:
         console.print(table)
@@ -92,7 +93,7 @@ def show(table: Table, console: Console = output) -> None:
 
 def _plain(cell: object) -> str:
     text = Text.from_markup(cell).plain if isinstance(cell, str) else str(cell)
-    return " ".join(text.split())
+    return visible(" ".join(text.split()))
 
 
 def dashboard_page(url: str, job_id: str = "") -> str:

@@ -65,9 +65,9 @@ def accuracy(job: JobRecord) -> str:
 def display_for(console: Console | None = None) -> Display:
     """Bars for a terminal, lines for everything else; on stderr if no console is given."""
     if console is None:
-        from rich.console import Console
+        from synth_service.client.terminal import Terminal
 
-        console = Console(stderr=True, highlight=False)
+        console = Terminal(stderr=True, highlight=False)
     return BarDisplay(console) if console.is_terminal or console.is_jupyter else LineDisplay(console)
 
 

@@ -190,11 +190,14 @@ def _means(written: Mapping[str, Any], meaning: JobSpec) -> bool:
 
 
 def _paths(value: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Paths of all values, those of a part before the part itself. What was left out is never looked into again."""
+    """Paths of all values, those of a part before the part itself. What was left out is never looked into again.
+
+    What one field of the form asks for is one value, such as all ``kwargs`` of a network however many they are.
+    """
     found = []
     for name, each in value.items():
         path = (*prefix, name)
-        if isinstance(each, dict):
+        if isinstance(each, dict) and ".".join(path) not in _field_paths():
             found += _paths(each, path)
         found.append(path)
     return found
@@ -226,6 +229,11 @@ def _as_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return json.dumps(value, ensure_ascii=False)
+
+
+@cache
+def _field_paths() -> frozenset[str]:
+    return frozenset(each.path for section in _empty_sections() for each in section.fields)
 
 
 @cache

@@ -195,3 +195,9 @@ def test_whatever_a_client_writes_is_accepted_or_refused_but_never_crashes(part:
     written: Any = {**MINIMAL.get(part, {}), field: value} if field else value
     with suppress(ValidationError):
         JobSpec.model_validate(MINIMAL | {part: written})
+
+
+@pytest.mark.parametrize("kwargs", [{"a": "x" * 16_000}, {f"k{n}": n for n in range(2_000)}, {"a": [0] * 9_000}])
+def test_arguments_of_a_network_have_a_limit(kwargs: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="16,000"):
+        parse(student={"arch": "resnet20", "kwargs": kwargs})

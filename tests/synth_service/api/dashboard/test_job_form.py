@@ -101,6 +101,21 @@ def test_a_job_of_another_version_is_shown_as_it_is() -> None:
     assert any(each.value for section in form_sections(job) for each in section.fields)
 
 
+def test_arguments_of_a_network_are_one_field_however_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = digits()
+    job["student"] = {**job["student"], "kwargs": {f"argument_{n}": n for n in range(900)}}
+    calls: list[object] = []
+    validate = JobSpec.model_validate
+
+    def counted(written: object) -> JobSpec:
+        calls.append(written)
+        return validate(written)
+
+    monkeypatch.setattr(JobSpec, "model_validate", counted)
+    assert shortest(job)["student"]["kwargs"] == job["student"]["kwargs"]
+    assert len(calls) < 100
+
+
 def test_goals() -> None:
     assert goal_of({}) == "both"
     assert goal_of({"distillation": None}) == "dataset"
