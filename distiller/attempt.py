@@ -99,6 +99,7 @@ class Distillation:
         self._sampling = seeds.generator(spec.seed, seeds.SAMPLING)
         self._evaluator = self._build_evaluator(teacher, device)
         self._source = JobShards(turn) if spec.shards is None else ExistingDataset(turn, spec.shards)
+        self._initial_images = 0
         self._seconds = 0.0
         self._measured: tuple[int, Evaluation] | None = None
         self._publisher = Publisher(turn)
@@ -162,11 +163,16 @@ class Distillation:
                 self._save_checkpoint_when_due()
 
     def _goal(self) -> int:
-        return self._pacing.goal(self._pool.images_seen, self._source.is_complete)
+        return self._pacing.goal(self._images_taken, self._source.is_complete)
+
+    @property
+    def _images_taken(self) -> int:
+        """Of the source: what the pacing goes by, and the synthesis."""
+        return self._pool.images_seen - self._initial_images
 
     def _catch_up(self) -> None:
         """Does the steps that the images so far ask for, then lets synthesis have the student that came of it."""
-        if not self._pool.images_seen:
+        if not self._images_taken:
             return
         goal = self._goal()
         while self._trainer.step_count < goal:
@@ -191,9 +197,16 @@ class Distillation:
         elif self._patience.is_over():
             raise TurnYielded("no images for this job, and another task waits")
 
+    def _take_initial_shards(self) -> None:
+        pattern = self._turn.spec.initial_shards
+        if pattern is not None:
+            for images in ExistingDataset(self._turn, pattern, "initial_shards").take(block_seconds=0):
+                self._fill_pool(images)
+            self._initial_images = self._pool.images_seen
+
     def _tell_consumed(self) -> None:
         """Lets synthesis go on. Also told when nothing is new, since a crashed server may have forgotten the last."""
-        self._turn.broker.shards.consumed(self._turn.attempt, shards=self._source.shards, images=self._pool.images_seen)
+        self._turn.broker.shards.consumed(self._turn.attempt, shards=self._source.shards, images=self._images_taken)
 
     def _burst(self, goal: int) -> None:
         """A few steps, then whatever is due after the last of them."""
@@ -253,6 +266,7 @@ class Distillation:
 
     def resume(self) -> None:
         """Continues where the last attempt's checkpoint is, if there is one."""
+        self._take_initial_shards()
         state = self._publisher.resume()
         if state is None:
             # From the beginning, or once more from there: the shards are all still to be had.

@@ -103,9 +103,10 @@ class JobShards:
 class ExistingDataset:
     """A WebDataset under the storage root that this job distils from."""
 
-    def __init__(self, turn: Turn, pattern: str) -> None:
+    def __init__(self, turn: Turn, pattern: str, field: str = "shards") -> None:
         self._turn = turn
         self._pattern = pattern
+        self._field = field
         self.shards = self.images = 0
         self.is_complete = False
 
@@ -130,7 +131,7 @@ class ExistingDataset:
         self.is_complete = True
 
     def _counted(self) -> Iterator[Path]:
-        for path in dataset_paths(self._turn, self._pattern, "shards"):
+        for path in dataset_paths(self._turn, self._pattern, self._field):
             yield path
             self.shards += 1
 

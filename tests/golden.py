@@ -13,6 +13,9 @@ an independent implementation must then agree to about 1e-6 relative (1e-4 in fl
 ``golden_methods.json`` continues it with numbers of further public research code:
 
 * ``cifar_meta_rounds_active_adversary``: the meta rounds with a student that sometimes agrees with the teacher.
+* ``imagenet_meta_rounds``: three rounds of Fast-50's form with learned latents and small outer steps.
+* ``sre2l_cda``: every iteration of SRe2L and CDA, and CDA's curriculum of crops.
+* ``psaq_vit``: the entropy of patch similarities.
 * ``deepinversion``: every iteration of both published forms of DeepInversion.
 """
 

@@ -44,10 +44,10 @@ class Normalization(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, input: InputSpec) -> None:
+    def __init__(self, input: InputSpec, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(input.mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(input.std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(input.mean, dtype=dtype).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(input.std, dtype=dtype).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised images of the same shape."""

@@ -17,7 +17,7 @@ from shared.specs.distillation import DistillationSpec, EvaluationSpec
 from shared.specs.methods import SynthesisSpec
 from shared.specs.networks import StudentSpec, TeacherSpec
 from shared.specs.precision import PrecisionName
-from shared.specs.presets import fill_from_preset
+from shared.specs.presets import PRESET_DISTILLATION, fill_from_preset
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
@@ -43,6 +43,11 @@ class JobSpec(Spec):
         None,
         description="Instead of `synthesis`: an existing WebDataset under the storage root to distil from.",
     )
+    initial_shards: StoragePath | None = Field(
+        None,
+        description="Beside `synthesis`: an existing WebDataset under the storage root whose images the student trains "
+        "on, too, from the first step on. It counts neither as images made nor for warm-up and pacing.",
+    )
     distillation: DistillationSpec | None = Field(default_factory=DistillationSpec)
     evaluation: EvaluationSpec | None = None
 
@@ -58,7 +63,8 @@ class JobSpec(Spec):
             return data
         teacher = data.get("teacher")
         arch = teacher.get("arch") if isinstance(teacher, dict) else None
-        return {**data, "synthesis": fill_from_preset(written, arch)}
+        synthesis = fill_from_preset(written, arch)
+        return {**data, "synthesis": synthesis, **_distillation_of(synthesis.get("preset"), data)}
 
     @model_validator(mode="after")
     def _crops_fit_the_images(self) -> Self:
@@ -73,6 +79,8 @@ class JobSpec(Spec):
     def _check_parts_fit(self) -> Self:
         if self.shards is not None and self.synthesis is not None:
             raise invalid("shards", "give either `shards` or `synthesis`, not both")
+        if self.initial_shards is not None and (self.synthesis is None or self.distillation is None):
+            raise invalid("initial_shards", "adds to the images of a `synthesis` that a student is trained on")
         if self.distillation is None:
             if self.shards is not None:
                 raise invalid("distillation", "`shards` without distillation leaves nothing to do")
@@ -112,3 +120,14 @@ class JobSpec(Spec):
         # The instance is frozen for everyone else; validation is where it comes to be.
         object.__setattr__(self, "distillation", distillation.model_copy(update=resolved))
         return self
+
+
+def _distillation_of(preset: object, data: dict[str, Any]) -> dict[str, Any]:
+    """The ``distillation`` that a preset of the synthesis implies, as an update of the job's fields."""
+    if not isinstance(preset, str) or preset not in PRESET_DISTILLATION:
+        return {}
+    implied = PRESET_DISTILLATION[preset]
+    if implied is None:
+        return {} if "distillation" in data or "student" in data else {"distillation": None}
+    written = data.get("distillation", {})
+    return {"distillation": {**implied, **written}} if isinstance(written, dict) else {}

@@ -18,5 +18,7 @@ def named_shards(spec: JobSpec) -> Iterator[tuple[str, str]]:
     """Fields and their patterns of tars under the storage root, for ``shards.patterns.expand_shards``."""
     if spec.shards is not None:
         yield "shards", spec.shards
+    if spec.initial_shards is not None:
+        yield "initial_shards", spec.initial_shards
     if spec.evaluation is not None and spec.evaluation.shards:
         yield "evaluation.shards", spec.evaluation.shards

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, cast, get_args
 
 from pydantic_core import PydanticCustomError
 
-PresetName = Literal["fast-2", "fast-5", "fast-10", "fast-50-imagenet", "deepinversion-2k"]
+PresetName = Literal["fast-2", "fast-5", "fast-10", "fast-50-imagenet", "deepinversion-2k", "calibration"]
 DEFAULT_PRESET: Final[PresetName] = "fast-5"
 
 PRESETS: Final[Mapping[PresetName, Mapping[str, Any]]] = {
@@ -22,17 +22,41 @@ PRESETS: Final[Mapping[PresetName, Mapping[str, Any]]] = {
         "steps": 50,
         "generator": "deep",
         "meta_gradient": "reptile",
-        "generator_learning_rate": 3e-3,
+        "generator_learning_rate": 2e-4,
         "latent_learning_rate": 0.01,
-        "batch_size": 50,
+        "outer_generator_learning_rate": 1e-4,
+        "outer_latent_learning_rate": 5e-3,
+        "reset_every": 50,
+        "batch_size": 100,
+        "bn": 0.1,
         "one_hot": 0.1,
         "adversarial": 0.1,
         "reset_first_layer_at_batch": None,
         "augmentation": {"crop_padding": 0, "resized_crop_scale": 0.75, "horizontal_flip": True},
     },
     "deepinversion-2k": {"method": "deepinversion", "steps": 2000},
+    "calibration": {
+        "method": "deepinversion",
+        "steps": 500,
+        "num_images": 256,
+        "batch_size": 64,
+        "adversarial": 0.0,
+    },
 }
 assert set(PRESETS) == set(get_args(PresetName))
+
+PRESET_DISTILLATION: Final[Mapping[str, Mapping[str, Any] | None]] = {
+    # The authors' logs: 4,000 batches of 100, and 100 steps for each.
+    "fast-50-imagenet": {
+        "temperature": 5.0,
+        "learning_rate": 0.1,
+        "final_learning_rate": 0.0,
+        "batch_size": 100,
+        "steps_per_batch": 100,
+    },
+    "calibration": None,
+}
+"""What a preset means for ``distillation``, where the client has written nothing else. None: there is no student."""
 
 TEACHER_WEIGHTS: Final[Mapping[str, Mapping[str, float]]] = {
     "resnet34": {"adversarial": 1.33, "one_hot": 0.5},

@@ -93,6 +93,11 @@ class GeneratorSynthesis(SynthesisBase):
     )
     generator_learning_rate: float = Field(3e-3, gt=0, le=10, description="Inner Adam step size of the generator.")
     latent_learning_rate: float = Field(0.01, gt=0, le=10, description="Inner Adam step size of the latents.")
+    learn_latents: bool = Field(
+        True,
+        description="With `deep`: learn the latents like the generator's weights, as in the paper. Off: draw them anew "
+        "for every batch, so that images at one place of a batch do not resemble each other.",
+    )
     latent_dim: int = Field(256, ge=1, le=65_536, description="Length of a latent vector.")
     generator_width: int = Field(64, ge=1, le=4_096, description="Channels of the generator's last hidden layer.")
     bn_momentum: float = Field(
@@ -115,6 +120,24 @@ class FastMetaSynthesis(GeneratorSynthesis):
     method: Literal["fast-meta"] = "fast-meta"
     meta_gradient: Literal["fomaml", "reptile"] = Field(
         "fomaml", description="How the inner loop's result moves the generator."
+    )
+    outer_generator_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="Step size of the outer Adam for the generator. Unset: generator_learning_rate × steps.",
+    )
+    outer_latent_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="Step size of the outer Adam for learned latents. Unset: latent_learning_rate × steps.",
+    )
+    reset_every: int | None = Field(
+        None,
+        ge=1,
+        description="Batches of a partition after which learned latents are drawn anew and the outer Adam forgets; 50 "
+        "in the authors' ImageNet runs.",
     )
 
 

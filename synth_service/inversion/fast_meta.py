@@ -1,8 +1,11 @@
 """Fast DFKD: the generator is meta-learned, so that a few steps from its weights invert a whole batch.
 
 The outer gradient is first-order, from the inner loop's own gradients (FOMAML, their sum over the steps)
-or from where the loop ended (Reptile). One outer Adam step per round follows it. Its step size is the
-inner one times the number of steps: as far as the inner loop itself could have gone.
+or from where the loop ended (Reptile). One outer Adam step per round follows it. Its step size is, unless the spec says
+otherwise, the inner one times the number of steps: as far as the inner loop itself could have gone.
+
+In the authors' ImageNet form the outer steps are small and the latents, too, are learned. Images at one place of a
+batch then resemble those of the round before, so the latents are drawn anew after some rounds (``reset_every``).
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from synth_service.inversion.generator_inverter import ADAM_BETAS, GeneratorInve
 from synth_service.inversion.objective import BestImages, gradients_of
 from synth_service.inversion.terms import Setup
 
-REPTILE_SCALE = 67.0
-"""Factor of (lasting - adapted). Adam all but ignores it; it is kept so that published numbers are met."""
+REPTILE_SCALES = {"standard": 67.0, "deep": 1.0}
+"""Factor of (lasting - adapted), by generator. Adam all but ignores it; it is kept to meet published numbers."""
 
 
 class FastMetaInverter(GeneratorInverter[FastMetaSynthesis]):
@@ -30,10 +33,11 @@ class FastMetaInverter(GeneratorInverter[FastMetaSynthesis]):
         self.reptile = spec.meta_gradient == "reptile"
         parameters = self.lasting
         latents = [] if self.learned_latents is None else [parameters.pop()]
+        outer, outer_latent = spec.outer_generator_learning_rate, spec.outer_latent_learning_rate
         self.outer = torch.optim.Adam(
             [
-                {"params": parameters, "lr": spec.generator_learning_rate * spec.steps},
-                {"params": latents, "lr": spec.latent_learning_rate * spec.steps},
+                {"params": parameters, "lr": outer or spec.generator_learning_rate * spec.steps},
+                {"params": latents, "lr": outer_latent or spec.latent_learning_rate * spec.steps},
             ],
             betas=ADAM_BETAS,
             fused=True,
@@ -43,8 +47,18 @@ class FastMetaInverter(GeneratorInverter[FastMetaSynthesis]):
 
     def optimize(self, targets: Tensor, random: torch.Generator, check: Check) -> BestImages:
         """See the base class. The outer gradient starts at zero, whatever an interrupted round left."""
+        if self.spec.reset_every is not None and (self.rounds + 1) % self.spec.reset_every == 0:
+            self._reset()
         torch._foreach_zero_(gradients_of(self.lasting))
         return super().optimize(targets, random, check)
+
+    @torch.no_grad()
+    def _reset(self) -> None:
+        """Fresh latents, drawn so that a repeated round draws the same, and a fresh outer Adam."""
+        if self.learned_latents is not None:
+            random = self.random(f"latents of round {self.rounds}")
+            self.learned_latents.copy_(self.draw_latents(self.spec.batch_size, random))
+        self.outer.state.clear()
 
     def learn(self) -> None:
         """FOMAML adds up the inner gradients; those of latents drawn for this round alone teach nothing."""
@@ -58,7 +72,7 @@ class FastMetaInverter(GeneratorInverter[FastMetaSynthesis]):
             outer = gradients_of(self.lasting)
             torch._foreach_add_(outer, self.lasting)
             torch._foreach_sub_(outer, self.adapting)
-            torch._foreach_mul_(outer, REPTILE_SCALE)
+            torch._foreach_mul_(outer, REPTILE_SCALES.get(self.spec.generator, 67.0))
         self.outer.step()
 
     def state_dict(self) -> dict[str, Any]:

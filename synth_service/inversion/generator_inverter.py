@@ -4,9 +4,9 @@ A copy of the generator, and the latents of one batch, are adapted for a few Ada
 generator learns from that is the method's own business: ``learn`` sees each step's gradients, ``commit``
 comes after the last one.
 
-The standard generator's latents are drawn anew for each round. The deep generator's spatial latents are
-learned like its weights (the paper's ImageNet form): they are part of the lasting state, and a round adapts
-a copy of them.
+The standard generator's latents are drawn anew for each round. The deep generator's spatial latents are, unless the
+spec says otherwise, learned like its weights (the paper's ImageNet form): they are part of the lasting state, and a
+round adapts a copy of them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class GeneratorInverter(Inverter[G]):
         """The generator of the running round; its weights are overwritten when one starts."""
         self.learned_latents: Tensor | None = None
         """(batch_size, *latent_shape) for the deep generator: where every round's latents start."""
-        if spec.generator == "deep":
+        if spec.generator == "deep" and spec.learn_latents:
             self.learned_latents = nn.Parameter(self.draw_latents(spec.batch_size, self.random("latents")))
         self.latents = torch.empty(0)
         """The latents of the running or last round, as adapted."""

@@ -74,7 +74,7 @@ class Objective:
         self.task = setup.task
         self.dtype = setup.dtype
         self.device = setup.device
-        self.normalize = Normalization(setup.input).to(setup.device, setup.dtype)
+        self.normalize = Normalization(setup.input, setup.dtype).to(setup.device)
         self.precision = choose_precision(setup.precision, setup.device)
         self.loss_scale = self.precision.loss_scale
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import threading
 from typing import Any
 
 import numpy as np
@@ -94,3 +95,35 @@ def test_a_job_that_only_distils_looks_at_no_label_and_passes_over_an_empty_shar
     result = broker.jobs.get(job.id).result
     assert result is not None
     assert (result["dataset_images"], result["dataset_shards"]) == (20, 2)
+
+
+def test_initial_shards_join_the_pool_and_count_for_nothing_else(broker: Broker, storage: Storage) -> None:
+    picture = io.BytesIO()
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(picture, "PNG")
+    content = io.BytesIO()
+    with tarfile.open(mode="w", fileobj=content) as tar:
+        for number in range(40):
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = len(picture.getvalue())
+            tar.addfile(member, io.BytesIO(picture.getvalue()))
+    storage.put_bytes(content.getvalue(), "data/first.tar")
+    fields = job_fields(synthesis={"max_backlog": 8})
+    fields |= {"initial_shards": "data/first.tar", "distillation": LOCKSTEP}
+    spec = JobSpec.model_validate(fields)
+    put_teacher(storage, spec)
+    job = broker.jobs.create(spec)
+
+    def both() -> None:
+        with turn_at(claim(broker, Role.DISTILLATION), broker, storage) as turn:
+            distil(turn)
+
+    distilling = threading.Thread(target=both)
+    distilling.start()
+    with turn_at(claim(broker), broker, storage) as turn:
+        synthesize(turn)
+    distilling.join()
+
+    record = broker.jobs.get(job.id)
+    assert record.state is State.SUCCEEDED
+    assert record.result is not None
+    assert (record.result["images"], record.result["kd_steps"]) == (64, 20)

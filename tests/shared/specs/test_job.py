@@ -92,6 +92,8 @@ def test_a_misspelt_field_is_refused_in_every_part(part: str) -> None:
     [
         ({"shards": "x.tar", "synthesis": {}}, "shards"),
         ({"shards": "x.tar", "synthesis": {"method": "fast"}}, "shards"),
+        ({"initial_shards": "x.tar", "shards": "y.tar", "distillation": {"steps": 1}}, "initial_shards"),
+        ({"initial_shards": "x.tar", "distillation": None, "student": None}, "initial_shards"),
         ({"distillation": None}, "student"),
         ({"distillation": None, "student": None, "evaluation": {"shards": "x"}}, "evaluation"),
         ({"distillation": None, "student": None, "shards": "x.tar"}, "distillation"),
@@ -134,6 +136,21 @@ def test_lockstep_resolves_the_steps_that_were_left_out() -> None:
     )
     assert spec.distillation is not None
     assert spec.distillation.steps == 6 * 7
+
+
+def test_a_preset_brings_its_own_distillation_which_written_fields_win_over() -> None:
+    spec = parse(synthesis={"preset": "fast-50-imagenet"}, distillation={"temperature": 2.0})
+    assert spec.distillation is not None
+    assert (spec.distillation.temperature, spec.distillation.batch_size) == (2.0, 100)
+
+
+def test_calibration_needs_no_student() -> None:
+    spec = JobSpec.model_validate({"teacher": TEACHER, "synthesis": {"preset": "calibration"}})
+    assert spec.distillation is None
+    assert spec.synthesis is not None
+    assert spec.synthesis.num_images == 256
+    with_student = parse(synthesis={"preset": "calibration", "num_images": 640})
+    assert with_student.distillation is not None
 
 
 def test_one_value_of_the_normalization_serves_every_channel() -> None:

@@ -38,7 +38,7 @@ def test_weights_follow_the_teacher(arch: str, adversarial: float, one_hot: floa
 def test_the_large_image_preset_keeps_its_own_weights_for_every_teacher() -> None:
     spec = synthesis({"preset": "fast-50-imagenet"}, "resnet34")
     assert (spec.steps, spec.generator, spec.meta_gradient) == (50, "deep", "reptile")
-    assert (spec.one_hot, spec.adversarial, spec.batch_size) == (0.1, 0.1, 50)
+    assert (spec.one_hot, spec.adversarial, spec.batch_size) == (0.1, 0.1, 100)
     assert spec.augmentation.resized_crop_scale == 0.75
     assert spec.reset_first_layer_at_batch is None
 
