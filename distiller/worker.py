@@ -1,12 +1,15 @@
 """The distiller process: ``python -m distiller.worker``."""
 
-from distiller.attempt import distil
+from shared.extras import exit_unless_installed
 from shared.jobs import Role
-from shared.worker.process import run_worker
 
 
 def main() -> None:
     """Distils one job after another until a signal arrives."""
+    exit_unless_installed("a distiller", ["worker"])
+    from distiller.attempt import distil
+    from shared.worker.process import run_worker
+
     run_worker(Role.DISTILLATION, distil)
 
 

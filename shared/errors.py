@@ -4,6 +4,8 @@ A ``UserError`` is of the job's making: trying again cannot help, so the job fai
 Anything else that a worker meets counts as passing and is retried.
 """
 
+from typing import Final
+
 
 class UserError(Exception):
     """The job as written cannot work.
@@ -17,3 +19,18 @@ class UserError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+RETRY_HELPS: Final = frozenset(
+    {
+        "worker_lost",
+        "internal_error",
+        "too_many_damaged_shards",
+        "checkpoint_not_found",
+        "dataset_not_found",
+        "factory_not_allowed",
+        "out_of_memory",
+    }
+)
+"""Codes of failures after which the same job may succeed: once a file, a package or a larger machine is there. After
+all others only another specification helps."""

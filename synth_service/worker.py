@@ -1,12 +1,15 @@
 """The synthesis process: ``python -m synth_service.worker``."""
 
+from shared.extras import exit_unless_installed
 from shared.jobs import Role
-from shared.worker.process import run_worker
-from synth_service.synthesis.attempt import synthesize
 
 
 def main() -> None:
-    """Synthesises for one job after another until a signal arrives."""
+    """Synthesizes for one job after another until a signal arrives."""
+    exit_unless_installed("a synthesis worker", ["worker"])
+    from shared.worker.process import run_worker
+    from synth_service.synthesis.attempt import synthesize
+
     run_worker(Role.SYNTHESIS, synthesize)
 
 

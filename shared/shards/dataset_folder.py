@@ -120,7 +120,7 @@ def dataset_card(manifests: Sequence[ShardManifest], spec: JobSpec, *, grid: str
             ],
         ),
         "## Images per class\n\n" + _class_counts(manifests, teacher.num_classes),
-        _loading(manifests[0].image_format),
+        _loading(manifests[0]),
         "## Job\n\n```json\n" + _json_of(spec) + "\n```",
     ]
     return "\n\n".join(sections) + "\n"
@@ -176,7 +176,9 @@ def _class_counts(manifests: Sequence[ShardManifest], num_classes: int) -> str:
     return f"{num_classes:,} classes with {every[0]:,} to {every[-1]:,} images each, {median:,} at the median."
 
 
-def _loading(image_format: str) -> str:
+def _loading(manifest: ShardManifest) -> str:
+    picture = "pill" if manifest.channels == 1 else "pil"  # `pil` would make three channels of one
+    how = "rgb8" if manifest.image_format == "npy" else picture
     return f"""## Loading
 
 ```python
@@ -184,7 +186,7 @@ import glob
 import webdataset as wds
 
 dataset = wds.WebDataset(sorted(glob.glob("shards/*.tar")), shardshuffle=False)
-dataset = dataset.decode("{"pil" if image_format != "npy" else "rgb8"}").to_tuple("{image_format}", "cls")
+dataset = dataset.decode("{how}").to_tuple("{manifest.image_format}", "cls")
 ```
 
 ```python

@@ -17,6 +17,7 @@ from shared.storage.identity import StorageIdentity
 from synth_service.api import dashboard
 from synth_service.api.dashboard.problem_pages import ProblemPageMiddleware
 from synth_service.api.examples import add_examples
+from synth_service.api.head_requests import HeadMiddleware
 from synth_service.api.problems import ProblemMiddleware, describe_in_openapi, install_handlers
 from synth_service.api.readiness import Readiness
 from synth_service.api.request_logs import RequestLogMiddleware
@@ -101,6 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.wrong_keys = RateLimiter(WRONG_KEYS_PER_SECOND, settings.max_wrong_keys)
     app.state.metrics = Metrics(app.state.broker, app.state.storage)
     # From the innermost to the outermost.
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RateLimitMiddleware, settings.max_requests_per_second)
     app.add_middleware(AuthenticationMiddleware, settings, app.state.sessions, app.state.wrong_keys)
     app.add_middleware(OriginMiddleware, settings.allowed_hosts, bool(settings.api_keys))

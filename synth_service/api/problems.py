@@ -145,7 +145,7 @@ def _method_not_allowed(request: Request) -> Problem:
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
         scope = {**request.scope, "method": method}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
-            allowed.add(method)
+            allowed |= {method, "HEAD"} if method == "GET" else {method}
     listed = ", ".join(sorted(allowed))
     detail = f"{request.method} is not allowed here, but {listed or 'nothing'} is."
     return Problem(405, "method_not_allowed", detail, headers={"Allow": listed})

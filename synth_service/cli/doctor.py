@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
+from shared.extras import installed_version, missing_packages
 from shared.settings import Settings, check_exposure
 from shared.storage import Storage
 from synth_service.cli.running import read_settings
@@ -25,7 +26,10 @@ from synth_service.client import ApiError, Client, ServerUnreachable, Unexpected
 
 OLDEST_REDIS: Final = (6, 2)
 FEW_FREE_BYTES: Final = 1024**3
-PACKAGES: Final = ("fast-dfkd", "redis", "pydantic", "fastapi", "uvicorn", "httpx", "webdataset", "safetensors")
+PACKAGES: Final = ("fast-dfkd", "redis", "pydantic", "fastapi", "uvicorn", "httpx", "torch", "safetensors")
+EXTRAS: Final = {"api": "API", "worker": "workers", "embedded": "server of its own"}
+"""What each extra is for."""
+
 TIMEOUT_SECONDS: Final = 3.0
 
 
@@ -93,13 +97,14 @@ def _python() -> Outcome:
 
 
 def _packages() -> Outcome:
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} –")
-    return Status.OK, ", ".join(found)
+    shown = ", ".join(f"{name} {installed_version(name) or '–'}" for name in PACKAGES)
+    lacking = {extra: missing for extra in EXTRAS if (missing := missing_packages(extra))}
+    if not lacking:
+        return Status.OK, shown
+    listed = "; ".join(f"the {EXTRAS[extra]} without {', '.join(missing)}" for extra, missing in lacking.items())
+    remedy = f"pip install 'fast-dfkd[{','.join(lacking)}]'"
+    # A machine for workers alone, or for the command line alone, is no broken one.
+    return Status.WARNING, f"{shown}. Cannot run here: {listed}; install with: {remedy}"
 
 
 def _torch(settings: Settings) -> Outcome:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from shared.errors import RETRY_HELPS
 from shared.jobs import Event, JobRecord, State
 from synth_service.client import Model, ValidatedJob, WorkerDetail
 from synth_service.client.progress import UNITS, accuracy, duration, rate_and_eta, stages
@@ -76,7 +77,8 @@ def job_table(job: JobRecord) -> Table:
 def summary(job: JobRecord) -> str:
     """How a finished job ended, as Rich markup."""
     if job.error is not None:
-        return f"[red]{job.id} failed[/]: {escape(job.error.code)}: {escape(job.error.message)}"
+        remedy = f"; go on with: dfkd retry {job.id}" if job.error.code in RETRY_HELPS else ""
+        return f"[red]{job.id} failed[/]: {escape(job.error.code)}: {escape(job.error.message)}{remedy}"
     if job.state is not State.SUCCEEDED:
         return f"[yellow]{job.id} was {job.state}[/]; what was made can be had with: dfkd fetch {job.id}"
     parts = [f"[green]{job.id} succeeded[/]"]

@@ -23,6 +23,7 @@ from typing import Final
 
 import httpx
 
+from shared.extras import MissingExtra, require
 from synth_service.local.redis import LOOPBACK, FolderInUse, answers, free_port, lock_folder
 from synth_service.local.supervisor import Program, Supervisor
 
@@ -160,6 +161,10 @@ class LocalService:
         if self._port == 0:
             self._port = free_port(self._host)
         check_can_listen(self._host, self._port)
+        try:
+            require("the service", ["api", *(["worker"] if self._synth_workers or self._distillers else [])])
+        except MissingExtra as error:
+            raise CannotStart(str(error)) from None
         try:
             redis_url = self._redis_url or self._start_redis()
             self._start_programs({**self._settings, "DFKD_REDIS_URL": redis_url})

@@ -21,7 +21,7 @@ import yaml
 
 from shared.settings import Settings, check_exposure
 from shared.worker.loop import STOP_SECONDS
-from synth_service.api.__main__ import GRACE_SECONDS
+from synth_service.api.server import GRACE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "docker-compose.yml"

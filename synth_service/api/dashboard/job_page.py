@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import HTMLResponse
 
+from shared.errors import RETRY_HELPS
 from shared.jobs import JobRecord, State
 from shared.storage import job_paths
 from synth_service.api.dashboard.charts import charts_of, histogram, points_for
@@ -130,6 +131,7 @@ def _status(job: JobRecord, broker: BrokerInUse, request: Request) -> dict[str, 
         "remedy": remedy(job),
         "can_cancel": job.state in (State.QUEUED, State.RUNNING),
         "can_retry": job.state in (State.FAILED, State.CANCELLED),
+        "retry_helps": job.error is None or job.error.code in RETRY_HELPS,
         "can_delete": job.state.is_final,
     }
 

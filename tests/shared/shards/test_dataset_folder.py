@@ -213,3 +213,10 @@ def test_the_card_shows_a_name_as_it_is_written_and_obeys_nothing(tmp_path: Path
     (block,) = [token.content for token in tokens if token.info == "json"]
     assert json.loads(block)["name"] == name
     assert "<" not in block
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_the_cards_own_loader_gives_the_channels_that_there_are(tmp_path: Path, channels: int, mode: str) -> None:
+    _, manifest = shard(tmp_path / "shards", batch(3, channels=channels))
+    card = dataset_card([manifest], SPEC)
+    code = card.partition("```python\n")[2].partition("```")[0]
+    script = f"import os; os.chdir(folder)\n{code}\nfound.append([image.mode for image, _ in dataset])"
+    assert found_by(script, tmp_path, tmp_path) == [[mode] * 3]

@@ -66,7 +66,7 @@ def serving(settings: Settings) -> Iterator[tuple[subprocess.Popen[str], str, fl
 
 
 def test_nothing_heavy_is_imported() -> None:
-    code = f"import sys, synth_service.api.__main__; print([name for name in {HEAVY} if name in sys.modules])"
+    code = f"import sys, synth_service.api.server; print([name for name in {HEAVY} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 

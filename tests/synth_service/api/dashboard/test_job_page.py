@@ -265,3 +265,15 @@ def test_of_a_job_without_previews_the_grid_is_shown(client: TestClient, storage
     storage.put_bytes(b"a grid", job_paths.grid(job.id))
     assert client.get(f"/ui/jobs/{job.id}/picture").content == b"a grid"
     assert client.get(f"/ui/jobs/{job.id}/picture?class=3").status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("code", "primary"), [("checkpoint_not_found", "action-retry"), ("wrong_output_shape", "action-start-from")]
+)
+def test_the_first_choice_after_a_failure_is_what_can_help(
+    client: TestClient, broker: Broker, job: JobRecord, code: str, primary: str
+) -> None:
+    broker.leases.fail(claim(broker, Role.SYNTHESIS), UserError(code, "what is wrong"))
+    html = page(client, job)
+    assert re.findall(r'class="button button-primary" id="([\w-]+)"', html) == [primary]
+    assert actions(html) >= {"retry"}
