@@ -100,4 +100,3 @@ def _listen(host: str, port: int) -> socket.socket:
 def _refuse(reason: str) -> int:
     print(f"dfkd api: {reason}", file=sys.stderr)  # noqa: T201 -- the last word of a process that cannot start
     return 2
-

@@ -213,6 +213,8 @@ def test_the_card_shows_a_name_as_it_is_written_and_obeys_nothing(tmp_path: Path
     (block,) = [token.content for token in tokens if token.info == "json"]
     assert json.loads(block)["name"] == name
     assert "<" not in block
+
+
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
 def test_the_cards_own_loader_gives_the_channels_that_there_are(tmp_path: Path, channels: int, mode: str) -> None:
     _, manifest = shard(tmp_path / "shards", batch(3, channels=channels))
