@@ -81,7 +81,7 @@ class Distillation:
         self._pacing = pacing_of(spec)
         self._is_lockstep = self._spec.pacing == "lockstep"
         device = choose_device(turn.settings.device)
-        models = Models(spec, turn.storage, turn.scratch, turn.settings.allowed_factories)
+        models = Models(spec, turn.storage, turn.scratch, turn.settings.allowed_factories, turn.check)
         teacher = models.teacher().to(device)
         self._student = models.student().to(device)
         self._task = models.task

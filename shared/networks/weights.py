@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from shared.errors import UserError
 from shared.weight_files.formats import START_BYTES, is_safetensors
+from shared.weight_files.inspection import UnreadableFile, UnsafePickle, inspect
 from shared.weight_files.wrappers import MAX_LEVELS, WRAPPER_KEYS, WRAPPER_PREFIXES, common_prefix, unwrapped
 
 LISTED_NAMES: Final = 4
@@ -56,6 +57,19 @@ def load_checkpoint(network: nn.Module, path: Path, *, field: str) -> None:
     _check_fit(expected, weights, path, field)
     _check_values(weights, path, field)
     network.load_state_dict(weights)
+
+
+def read_weights(path: Path, field: str) -> dict[str, Tensor]:
+    """The weights in a local file, under the names that they have there.
+
+    Args:
+        path: as for ``load_checkpoint``.
+        field: as for ``load_checkpoint``.
+
+    Raises:
+        UserError: ``unreadable_checkpoint`` or ``unsafe_checkpoint``.
+    """
+    return _find_state_dict(_read(path, field), path, field)
 
 
 def save_checkpoint(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
@@ -93,6 +107,7 @@ def bare_state_dict(network: nn.Module) -> dict[str, Tensor]:
 def _read(path: Path, field: str) -> Any:
     with path.open("rb") as file:
         start = file.read(START_BYTES)
+    _look_into(path, field)
     try:
         if is_safetensors(start, path.stat().st_size):
             return safetensors.torch.load_file(path, device="cpu")
@@ -110,14 +125,31 @@ def _read(path: Path, field: str) -> Any:
             raise UserError(
                 "unsafe_checkpoint",
                 f"{field}: `{path.name}` holds more than tensors and would have to run code to load, which is refused"
-                f"{_refused_object(text)}. Save the weights alone: torch.save(network.state_dict(), path), or "
-                "safetensors.torch.save_file(network.state_dict(), path).",
+                f"{_refused_object(text)}. {HOW_TO_SAVE}",
             ) from None
         raise UserError(
             "unreadable_checkpoint",
             f"{field}: `{path.name}` is neither a safetensors nor a torch checkpoint, or it is cut short "
             f"({type(error).__name__}); save it again with safetensors.torch.save_file or torch.save",
         ) from error
+
+
+HOW_TO_SAVE: Final = (
+    "Save the weights alone: torch.save(network.state_dict(), path), or "
+    "safetensors.torch.save_file(network.state_dict(), path)."
+)
+
+
+def _look_into(path: Path, field: str) -> None:
+    """Refuses what the API would refuse: it looks with bounds, which the libraries that load do not have."""
+    try:
+        inspect(path)
+    except UnsafePickle as error:
+        message = f"`{path.name}` holds more than tensors and would have to run code to load, which is refused: {error}"
+        raise UserError("unsafe_checkpoint", f"{field}: {message}. {HOW_TO_SAVE}") from None
+    except UnreadableFile as error:
+        message = f"`{path.name}` is no checkpoint that can be read: {error}"
+        raise UserError("unreadable_checkpoint", f"{field}: {message}. {HOW_TO_SAVE}") from None
 
 
 def _refused_object(text: str) -> str:

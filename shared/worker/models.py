@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from torch import nn
 
@@ -11,10 +13,16 @@ from shared import seeds
 from shared.broker import StudentSnapshot
 from shared.errors import UserError
 from shared.networks.building import build_network
-from shared.networks.weights import load_checkpoint
+from shared.networks.weights import load_checkpoint, read_weights
 from shared.specs import JobSpec, NetworkSpec
 from shared.storage import PathOutsideStorage, Storage
 from shared.tasks.base import build_task
+from shared.worker.trial import TrialFailed, try_in_child
+
+BUILD_SECONDS: Final = 120.0
+READ_SECONDS: Final = 60.0
+READ_BYTES_PER_SECOND: Final = 10_000_000
+"""A checkpoint may take ``READ_SECONDS`` and a second more for so many bytes of it, on the slowest of disks."""
 
 
 class Models:
@@ -25,9 +33,18 @@ class Models:
         storage: where the checkpoints are.
         scratch: local folder for copies of remote files.
         allowed_factories: as in the settings.
+        check: called while strangers' data is looked into; what it raises ends that.
     """
 
-    def __init__(self, spec: JobSpec, storage: Storage, scratch: Path, allowed_factories: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        storage: Storage,
+        scratch: Path,
+        allowed_factories: tuple[str, ...],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._check = check
         self._spec = spec
         self._storage = storage
         self._scratch = scratch
@@ -42,7 +59,7 @@ class Models:
         Raises:
             UserError: it cannot be built, or its checkpoint is missing or foreign.
         """
-        network = self._build(self._spec.teacher)
+        network = self._build(self._spec.teacher, "teacher")
         self._fill(network, self._spec.teacher.checkpoint, "teacher.checkpoint")
         return network
 
@@ -55,7 +72,7 @@ class Models:
         spec = self._spec.student
         assert spec is not None
         with seeds.seeded_globally(self._spec.seed, seeds.STUDENT):
-            network = self._build(spec)
+            network = self._build(spec, "student")
         if spec.checkpoint is not None:
             self._fill(network, spec.checkpoint, "student.checkpoint")
         return network
@@ -73,15 +90,31 @@ class Models:
         self._discard_copy(path, snapshot.name)
         return True
 
-    def _build(self, spec: NetworkSpec) -> nn.Module:
+    def _build(self, spec: NetworkSpec, field: str) -> nn.Module:
+        def build() -> nn.Module:
+            return build_network(
+                spec,
+                num_classes=teacher.num_classes,
+                task=teacher.task,
+                input=teacher.input,
+                allowed_factories=self._allowed_factories,
+            )
+
         teacher = self._spec.teacher
-        return build_network(
-            spec,
-            num_classes=teacher.num_classes,
-            task=teacher.task,
-            input=teacher.input,
-            allowed_factories=self._allowed_factories,
-        )
+        if spec.kwargs:
+            # Arguments can ask for a network without end; names alone cannot.
+            self._try(build, BUILD_SECONDS, f"{field}.kwargs", "arguments_too_large", "build the network")
+        return build()
+
+    def _try(self, work: Callable[[], object], seconds: float, field: str, code: str, what: str) -> None:
+        """Raises UserError with the code where the work takes too long or too much memory."""
+        try:
+            try_in_child(work, seconds=seconds, check=self._check)
+        except TrialFailed as failed:
+            problem = (
+                f"takes more than {seconds:.0f} s" if failed.reason == "late" else "takes more memory than there is"
+            )
+            raise UserError(code, f"{field}: to {what} {problem}; use a smaller one") from None
 
     def _fill(self, network: nn.Module, name: str, field: str) -> None:
         try:
@@ -91,6 +124,8 @@ class Models:
             raise UserError("checkpoint_not_found", message) from None
         except PathOutsideStorage as error:
             raise UserError("path_outside_storage", f"{field}: {error}") from error
+        seconds = READ_SECONDS + path.stat().st_size / READ_BYTES_PER_SECOND
+        self._try(lambda: read_weights(path, field), seconds, field, "checkpoint_too_large", f"read `{path.name}`")
         load_checkpoint(network, path, field=field)
         self._discard_copy(path, name)
 

@@ -56,7 +56,7 @@ class Synthesis:
         self._spec = spec.synthesis
         self._task = turn.attempt.task
         device = choose_device(turn.settings.device)
-        self._models = Models(spec, turn.storage, turn.scratch, turn.settings.allowed_factories)
+        self._models = Models(spec, turn.storage, turn.scratch, turn.settings.allowed_factories, turn.check)
         self._wants_student = spec.distillation is not None and self._spec.adversarial > 0
         self._student = self._models.student().to(device) if self._wants_student else None
         self._snapshot: StudentSnapshot | None = None

@@ -116,9 +116,10 @@ def test_code_in_a_pickle_is_refused_and_never_runs(tmp_path: Path, path: Path, 
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     error = refusal(path)
-    assert error.code == "unsafe_checkpoint"
+    # One of protocol 0 begins like any text, and is not even looked at.
+    assert error.code == ("unreadable_checkpoint" if form == "pickle-0" else "unsafe_checkpoint")
     assert "network.state_dict()" in error.message
-    assert "mkdir" in error.message or form == "pickle-4"  # its opcode is refused before the name is read
+    assert "mkdir" in error.message or form in ("pickle-0", "pickle-4")  # its opcode is refused before the name is read
     assert not trace.exists()
     # The trap is real: an unguarded load springs it.
     if form.startswith("pickle"):
