@@ -11,11 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+import structlog
+
 from shared.broker import keys
 from shared.broker.connection import Client
 from shared.broker.keys import Key
 from shared.broker.scripts import script
 from shared.jobs import JobRecord, State, record_from_fields
+
+logger = structlog.get_logger()
 
 LOOKS: Final = 2000
 """Most jobs that one call of the script looks at: a few milliseconds, while everybody else waits."""
@@ -111,6 +115,10 @@ class JobList:
         with self._redis.pipeline(transaction=False) as pipeline:
             for job_id in ids:
                 pipeline.hgetall(keys.job(job_id))
-            for fields in pipeline.execute():
+            for job_id, fields in zip(ids, pipeline.execute(), strict=True):
                 if fields:
-                    yield record_from_fields(fields)
+                    try:
+                        yield record_from_fields(fields)
+                    except (ValueError, TypeError, LookupError) as error:
+                        # Of another version, or damaged: no reason to show nobody anything.
+                        logger.warning("unreadable_record", job=job_id, error=f"{type(error).__name__}: {error}"[:500])

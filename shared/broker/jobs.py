@@ -82,7 +82,8 @@ def _create(
     ...
 
 
-@job_script("""
+@job_script(
+    """
 local state = get('state')
 if not state then return 'missing' end
 if is_final(state) then return 'final' end
@@ -93,7 +94,9 @@ end
 cancel_queued_tasks()
 settle_cancellation()
 return 'ok'
-""")
+""",
+    even_when_full=True,
+)
 def _cancel() -> str: ...
 
 
@@ -203,6 +206,16 @@ class Jobs:
         if not fields:
             raise KeyError(job_id)
         return record_from_fields(fields)
+
+    def owner(self, job_id: str) -> str | None:
+        """Name of the API key that started a job, without reading the rest. Raises KeyError if there is none."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.exists(keys.job(job_id))
+            pipeline.hget(keys.job(job_id), "owner")
+            exists, owner = pipeline.execute()
+        if not exists:
+            raise KeyError(job_id)
+        return owner or None
 
     def list(
         self,

@@ -98,7 +98,8 @@ return 'go'
 def _renew(*, heard: Key, worker: str, entry: str, done: int | None, rate: float | None, gap_seconds: float) -> str: ...
 
 
-@job_script("""
+@job_script(
+    """
 if not holds() then return 'lost' end
 local state = get('state')
 if state == 'cancelling' or is_final(state) then
@@ -121,17 +122,22 @@ if is_parked then set(task .. ':parked', now()) end
 redis.call('HDEL', KEYS[1], task .. ':token', task .. ':worker', task .. ':rate')
 redis.call('XCLAIM', queue_of(task), GROUP, NOBODY, 0, entry, 'JUSTID')
 return 'ok'
-""")
+""",
+    even_when_full=True,
+)
 def _give_back(
     *, worker: str, entry: str, reason: str, error_json: str | None, max_failures: int, is_parked: bool
 ) -> str: ...
 
 
-@job_script("""
+@job_script(
+    """
 if not holds() then return 'lost' end
 fail_job(task, error_json)
 return 'ok'
-""")
+""",
+    even_when_full=True,
+)
 def _fail(*, error_json: str) -> str: ...
 
 

@@ -4,7 +4,10 @@ The files are in the storage; a model exists when its record does. Creating a jo
 that look at the same keys, so no job begins with a model that is being deleted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import structlog
 
 from shared.broker import keys
 from shared.broker.connection import Client
@@ -13,17 +16,23 @@ from shared.broker.scripts import script
 from shared.weight_files.inspection import TensorEntry
 from shared.weight_files.model import Model
 
-TENSORS_KEPT = 20_000
+logger = structlog.get_logger()
+
+TENSORS_BYTES: Final = 1_000_000
+"""Of the list of a model's tensors: everything here is kept in memory."""
 
 
-@script("""
+@script(
+    """
 if redis.call('EXISTS', model) == 0 then return 'missing' end
 local users = redis.call('SINTER', jobs_of_model, unfinished_jobs)
 if #users > 0 then return users[1] end
 redis.call('ZREM', all_models, model_id)
 redis.call('DEL', model, jobs_of_model)
 return 'ok'
-""")
+""",
+    even_when_full=True,
+)
 def _delete(*, model: Key, all_models: Key, jobs_of_model: Key, unfinished_jobs: Key, model_id: str) -> str:
     """Answers ``ok``, ``missing``, or the id of an unfinished job that uses the model."""
     ...
@@ -41,9 +50,9 @@ class Models:
 
     def create(self, model: Model, tensors: list[TensorEntry]) -> None:
         """Stores a record; the file is there already."""
-        listed = ",".join(tensor.model_dump_json() for tensor in tensors[:TENSORS_KEPT])
+        fields = {"record": model.model_dump_json(), "owner": model.owner or "", "tensors": _listed(tensors)}
         with self._redis.pipeline() as pipeline:
-            pipeline.hset(keys.model(model.id), mapping={"record": model.model_dump_json(), "tensors": f"[{listed}]"})
+            pipeline.hset(keys.model(model.id), mapping=fields)
             pipeline.zadd(keys.MODELS, {model.id: 0})
             pipeline.execute()
 
@@ -54,8 +63,22 @@ class Models:
             raise KeyError(model_id)
         return Model.model_validate_json(record)
 
+    def owner(self, model_id: str) -> str | None:
+        """Name of the API key that uploaded a model. Raises KeyError when there is none of this id.
+
+        Reads the record only where it is of before owners had a field of their own, and takes nobody for the owner of
+        one that cannot be read.
+        """
+        record, owner = self._redis.hmget(keys.model(model_id), "record", "owner")
+        if record is None:
+            raise KeyError(model_id)
+        if owner is None:
+            found = _read(model_id, record)
+            owner = found.owner if found else None
+        return owner or None
+
     def tensors(self, model_id: str) -> str:
-        """The model's tensors as a JSON list of ``TensorEntry``, at most ``TENSORS_KEPT`` of them."""
+        """The model's tensors as a JSON list of ``TensorEntry``, as many as ``TENSORS_BYTES`` hold."""
         return self._redis.hget(keys.model(model_id), "tensors") or "[]"
 
     def list(self, *, after: str | None = None, limit: int = 20, owner: str | None = None) -> tuple[list[Model], bool]:
@@ -82,9 +105,9 @@ class Models:
             with self._redis.pipeline(transaction=False) as pipeline:
                 for model_id in ids:
                     pipeline.hget(keys.model(model_id), "record")
-                for record in pipeline.execute():
-                    if record is not None:
-                        yield Model.model_validate_json(record)
+                for model_id, record in zip(ids, pipeline.execute(), strict=True):
+                    if record is not None and (model := _read(model_id, record)) is not None:
+                        yield model
             if len(ids) < page:
                 return
             upper = f"({ids[-1]}"
@@ -108,3 +131,25 @@ class Models:
             raise KeyError(model_id)
         if outcome != "ok":
             raise ModelInUse(outcome)
+
+
+def _read(model_id: str, record: str) -> Model | None:
+    """The record, or None where it is of another version or damaged: no reason to show nobody anything."""
+    try:
+        return Model.model_validate_json(record)
+    except ValueError as error:
+        logger.warning("unreadable_record", model=model_id, error=str(error)[:500])
+        return None
+
+
+def _listed(tensors: Sequence[TensorEntry]) -> str:
+    """As many of the tensors as fit, as JSON."""
+    parts: list[str] = []
+    size = 2
+    for tensor in tensors:
+        part = tensor.model_dump_json()
+        size += len(part.encode()) + 1
+        if size > TENSORS_BYTES:
+            break
+        parts.append(part)
+    return f"[{','.join(parts)}]"

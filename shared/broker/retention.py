@@ -15,7 +15,8 @@ from shared.broker.scripts import Caller, job_script, script
 from shared.jobs import Role
 
 
-@job_script("""
+@job_script(
+    """
 local state = get('state')
 if not state then return 'missing' end
 if not is_final(state) then return 'unfinished' end
@@ -28,7 +29,9 @@ redis.call('SREM', KEYS[6], job_id)
 redis.call('SADD', deleted, job_id)
 redis.call('UNLINK', KEYS[1], KEYS[2], unpack(own))
 return 'ok'
-""")
+""",
+    even_when_full=True,
+)
 def _delete(*, all_jobs: Key, deleted: Key, own: Sequence[Key], dead_after_seconds: float) -> str:
     """``own``: all other keys that only this job has."""
     ...

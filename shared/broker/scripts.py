@@ -234,14 +234,35 @@ class JobScript(Script[Parameters, Answer]):
         return self._run(client, of_job(caller.job_id), first, kwargs)
 
 
-def script(lua: str) -> Callable[[Callable[Parameters, Answer]], Script[Parameters, Answer]]:
-    """Makes the decorated declaration a script; see the top of this module."""
-    return lambda declaration: Script(declaration, lua)
+def script(
+    lua: str, *, even_when_full: bool = False
+) -> Callable[[Callable[Parameters, Answer]], Script[Parameters, Answer]]:
+    """Makes the decorated declaration a script; see the top of this module.
+
+    Args:
+        lua: the body.
+        even_when_full: it ends or frees something, so it runs on a server that has no memory left for others. Its first
+            key is a hash.
+    """
+    return lambda declaration: Script(declaration, _WHEN_FULL + lua if even_when_full else lua)
 
 
-def job_script(lua: str) -> Callable[[Callable[Parameters, Answer]], JobScript[Parameters, Answer]]:
-    """Makes the decorated declaration a script about one job, with all that the prelude offers."""
-    return lambda declaration: JobScript(declaration, lua)
+def job_script(
+    lua: str, *, even_when_full: bool = False
+) -> Callable[[Callable[Parameters, Answer]], JobScript[Parameters, Answer]]:
+    """Makes the decorated declaration a script about one job, with all that the prelude offers.
+
+    Args:
+        lua: the body.
+        even_when_full: as for ``script``.
+    """
+    return lambda declaration: JobScript(declaration, _WHEN_FULL + lua if even_when_full else lua)
+
+
+_WHEN_FULL: Final = "redis.call('HDEL', KEYS[1], '')\n"
+"""A full server refuses a script at its first command that may take memory, unless one before has written already:
+it must not stop halfway. Removing a field that nothing has counts as writing, on every version; the flag for this,
+``allow-oom``, came with Redis 7."""
 
 
 _EVENT = re.compile(r"\bevent\('(\w+)'")

@@ -7,6 +7,7 @@ from typing import Any
 
 import redis
 import structlog
+from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import FastAPI
 
@@ -97,6 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.storage = Storage(settings.storage)
     app.state.storage_identity = StorageIdentity(app.state.storage, app.state.broker.storage_record)
     app.state.readiness = Readiness(app.state.broker, app.state.storage, app.state.storage_identity)
+    app.state.inspections = CapacityLimiter(1)
     app.state.is_stopping = False
     app.state.sessions = Sessions(settings.api_keys, settings.session_hours, app.state.broker.session_secret)
     app.state.wrong_keys = RateLimiter(WRONG_KEYS_PER_SECOND, settings.max_wrong_keys)

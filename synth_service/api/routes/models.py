@@ -7,6 +7,7 @@ refused here.
 import time
 from typing import Annotated, Any
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
@@ -67,17 +68,24 @@ async def upload_model(
             message = f"the body that arrived has the sha256 {upload.sha256}"
             error = FieldError(field="X-Checksum-Sha256", message=message)
             raise Problem(422, "checksum_mismatch", f"X-Checksum-Sha256: {message}.", errors=[error])
+        # One after another: each may take tens of megabytes for a moment.
+        content = await run_sync(_content, upload, limiter=request.app.state.inspections)
         model = await run_in_threadpool(
-            _store, upload, broker, storage, identity, caller, model_paths.plain_filename(filename)
+            _store, upload, content, broker, storage, identity, caller, model_paths.plain_filename(filename)
         )
     response.headers["Location"] = f"/models/{model.id}"
     return model
 
 
 def _store(
-    upload: Received, broker: Broker, storage: Storage, identity: StorageIdentity, caller: Caller, filename: str
+    upload: Received,
+    content: CheckpointContent,
+    broker: Broker,
+    storage: Storage,
+    identity: StorageIdentity,
+    caller: Caller,
+    filename: str,
 ) -> Model:
-    content = _content(upload)
     identity.establish(in_empty_root=True)
     model_id = model_paths.new_model_id()
     likeness = recognize(content.tensors)
@@ -144,7 +152,9 @@ def get_model(model_id: ModelId, broker: BrokerInUse, caller: CallerInUse) -> Re
 @router.delete("/models/{model_id}", status_code=204, responses=documented(404, 409, 422), summary="Delete a model")
 def delete_model(model_id: ModelId, broker: BrokerInUse, storage: StorageInUse, caller: CallerInUse) -> None:
     """Removes a checkpoint for good. 409 while a job that has not ended uses it."""
-    _existing(model_id, broker, caller)
+    # One whose record nobody can read can still be deleted.
+    if caller.owner_filter is not None and _owner(model_id, broker) != caller.owner_filter:
+        raise _no_such_model(model_id)
     try:
         broker.models.delete(model_id)
     except KeyError:
@@ -163,6 +173,13 @@ def _existing(model_id: str, broker: Broker, caller: Caller) -> Model:
     if caller.owner_filter not in (None, model.owner):
         raise _no_such_model(model_id)
     return model
+
+
+def _owner(model_id: str, broker: Broker) -> str | None:
+    try:
+        return broker.models.owner(model_id)
+    except KeyError:
+        raise _no_such_model(model_id) from None
 
 
 def _no_such_model(model_id: str) -> Problem:
