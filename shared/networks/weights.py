@@ -1,9 +1,9 @@
 """Weights from files that people already have, and safetensors files of our own.
 
 A checkpoint comes from a stranger, so it is data and never code: safetensors, or a torch file that
-``torch.load(weights_only=True)`` accepts. What training scripts put around a ``state_dict`` is taken off
-(``{"state_dict": …}``, ``module.``), and what then does not fit is refused with names and shapes instead
-of being loaded in part.
+``torch.load(weights_only=True)`` accepts. What training scripts put around a ``state_dict`` is taken off by the rule of
+``shared.weight_files.wrappers``, and what then does not fit is refused with names and shapes instead of being loaded in
+part.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from torch import Tensor, nn
 from shared.errors import UserError
 from shared.weight_files.formats import START_BYTES, is_safetensors
 from shared.weight_files.inspection import UnreadableFile, UnsafePickle, inspect
-from shared.weight_files.wrappers import MAX_LEVELS, WRAPPER_KEYS, WRAPPER_PREFIXES, common_prefix, unwrapped
+from shared.weight_files.wrappers import (
+    EXTRA_STATE,
+    WRAPPER_KEYS,
+    WRAPPER_PREFIXES,
+    SeveralNetworks,
+    bare_names,
+    common_prefix,
+    unwrapped,
+)
 
 LISTED_NAMES: Final = 4
 """Names of each kind in a message: enough to see the pattern."""
@@ -49,12 +57,13 @@ def load_checkpoint(network: nn.Module, path: Path, *, field: str) -> None:
         raise UserError(
             "checkpoint_not_found", f"{field}: there is no file `{path.name}`; upload it or correct the path"
         )
-    weights = _without_prefixes(_find_state_dict(_read(path, field), path, field), network)
-    expected = network.state_dict()
+    expected = dict(network.state_dict())
+    weights = _named(_find_state_dict(_read(path, field), path, field), expected, path, field)
     for name, tensor in expected.items():
-        if name.endswith(".num_batches_tracked"):
+        if name.endswith((".num_batches_tracked", EXTRA_STATE)):
             weights.setdefault(name, tensor)
-    _check_fit(expected, weights, path, field)
+    tensors = {name: tensor for name, tensor in expected.items() if not name.endswith(EXTRA_STATE)}
+    _check_fit(tensors, {name: weights[name] for name in weights if not name.endswith(EXTRA_STATE)}, path, field)
     _check_values(weights, path, field)
     network.load_state_dict(weights)
 
@@ -98,7 +107,7 @@ def save_checkpoint(network: nn.Module, path: Path, metadata: Mapping[str, str])
 
 def bare_state_dict(network: nn.Module) -> dict[str, Tensor]:
     """The ``state_dict`` under the names of the network itself, also when it is compiled or data-parallel."""
-    weights = dict(network.state_dict())
+    weights = {name: each for name, each in network.state_dict().items() if isinstance(each, Tensor)}
     while (prefix := common_prefix(weights)) in WRAPPER_PREFIXES:
         weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     return weights
@@ -160,15 +169,16 @@ def _refused_object(text: str) -> str:
 
 def _find_state_dict(content: Any, path: Path, field: str) -> dict[str, Tensor]:
     """The mapping of names to tensors, out of what training scripts put around it."""
-    content = unwrapped(content)
+    content = unwrapped(content, lambda each: isinstance(each, Tensor))
     if not isinstance(content, Mapping):
         found = f"a {type(content).__name__}"
     elif not content:
         found = "nothing"
     else:
-        odd = next((name for name, value in content.items() if not _is_plain(name, value)), None)
+        weights = {name: each for name, each in content.items() if not str(name).endswith(EXTRA_STATE)}
+        odd = next((name for name, value in weights.items() if not _is_plain(name, value)), None)
         if odd is None:
-            return dict(content)
+            return weights
         found = f"{_shown(odd)}, a {type(content[odd]).__name__} where a dense tensor should be"
     raise UserError(
         "unreadable_checkpoint",
@@ -192,19 +202,16 @@ def _is_plain(name: object, value: object) -> bool:
     )
 
 
-def _without_prefixes(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Take off what stands before every name, unless the network itself has these names."""
-    own = network.state_dict().keys()
-    bare = weights
-    for _ in range(MAX_LEVELS):
-        prefix = common_prefix(bare)
-        if prefix is None or bare.keys() & own:
-            break
-        bare = {name.removeprefix(prefix): tensor for name, tensor in bare.items()}
-        if prefix in WRAPPER_PREFIXES:
-            weights = bare
-    # A first part that is no wrapper's comes off only where that helps; else errors name the tensors as the file does.
-    return bare if bare.keys() & own else weights
+def _named(weights: dict[str, Tensor], expected: Mapping[str, object], path: Path, field: str) -> dict[str, Tensor]:
+    """The weights under the network's names; where that cannot be, under such as tell best what is wrong."""
+    own = {name for name in expected if not name.endswith(("num_batches_tracked", EXTRA_STATE))}
+    try:
+        found = bare_names(weights, own.issubset)
+    except SeveralNetworks as error:
+        message = f"{field}: `{path.name}` cannot be used, as {error}; save the weights of the one that is meant alone"
+        raise UserError("checkpoint_mismatch", message) from None
+    # A first part that is no wrapper's came off without need when nothing fits now: then tell the file's own names.
+    return {name: weights[each] for name, each in found.items()} if found.keys() & own else weights
 
 
 def _check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path, field: str) -> None:
@@ -245,6 +252,8 @@ def _likely_cause(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], m
 
 def _check_values(weights: Mapping[str, Tensor], path: Path, field: str) -> None:
     for name, tensor in weights.items():
+        if not isinstance(tensor, Tensor):
+            continue  # extra state of the network's own
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise UserError(
                 "checkpoint_not_finite",

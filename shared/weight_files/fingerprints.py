@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from shared.weight_files.inspection import TensorEntry
 from shared.weight_files.outer_layers import Shapes, input_channels, output_classes
-from shared.weight_files.wrappers import MAX_LEVELS, common_prefix
+from shared.weight_files.wrappers import SeveralNetworks, bare_names
 
 PATH = Path(__file__).with_name("fingerprints.json")
 
@@ -41,11 +41,11 @@ class Likeness(NamedTuple):
 def recognize(tensors: Sequence[TensorEntry]) -> Likeness:
     """The networks that have such weights, and what only a job says of them."""
     shapes = {tensor.name: tuple(tensor.shape) for tensor in tensors}
-    for _ in range(MAX_LEVELS):
-        prefix = common_prefix(shapes)
-        if _alike(shapes) or prefix is None:
-            break
-        shapes = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
+    try:
+        found = bare_names(shapes, lambda names: names_hash(names) in known())
+    except SeveralNetworks:
+        return Likeness()
+    shapes = {name: shapes[each] for name, each in found.items()}
     alike = _alike(shapes)
     if alike:
         first, last = shapes[alike[0].first], shapes[alike[0].last]
@@ -53,9 +53,9 @@ def recognize(tensors: Sequence[TensorEntry]) -> Likeness:
     return Likeness(num_classes=output_classes(shapes), input_channels=input_channels(shapes))
 
 
-def names_hash(shapes: Shapes) -> str:
+def names_hash(names: Iterable[str]) -> str:
     """Stands for the names of weights, in whatever order."""
-    return _hash(name for name in shapes if _counts(name))
+    return _hash(name for name in names if _counts(name))
 
 
 def shapes_hash(shapes: Shapes, first: str, last: str) -> str:

@@ -26,7 +26,7 @@ from shared.weight_files.pickles import (
     read_legacy,
     read_zip,
 )
-from shared.weight_files.wrappers import unwrapped
+from shared.weight_files.wrappers import EXTRA_STATE, unwrapped
 
 __all__ = ["CheckpointContent", "TensorEntry", "UnreadableFile", "UnsafePickle", "inspect"]
 
@@ -160,12 +160,13 @@ def _shown_metadata(found: object) -> dict[str, str]:
 
 def _find_state_dict(content: Any) -> dict[str, TensorShape]:
     """The mapping of names to tensors, as the loader finds it."""
-    content = unwrapped(content)
+    content = unwrapped(content, lambda each: type(each) is TensorShape)
     if not isinstance(content, Items) or not content:
         raise UnreadableFile("it holds no state_dict (names to tensors)")
-    odd = next((name for name, each in content.items() if type(each) is not TensorShape), None)
+    plain = {name: each for name, each in content.items() if not name.endswith(EXTRA_STATE)}
+    odd = next((name for name, each in plain.items() if type(each) is not TensorShape), None)
     if odd is None and content.other_keys:
         odd = "a key that is no name"
     if odd is not None:
         raise UnreadableFile(f"{odd[:100]!a} in it is no dense tensor; expected a state_dict (names to tensors)")
-    return dict(content)
+    return plain
