@@ -175,7 +175,7 @@ def _find_state_dict(content: Any, path: Path, field: str) -> dict[str, Tensor]:
     elif not content:
         found = "nothing"
     else:
-        weights = {name: each for name, each in content.items() if not str(name).endswith(EXTRA_STATE)}
+        weights = {name: each for name, each in content.items() if not _is_extra(name)}
         odd = next((name for name, value in weights.items() if not _is_plain(name, value)), None)
         if odd is None:
             return weights
@@ -190,6 +190,10 @@ def _find_state_dict(content: Any, path: Path, field: str) -> dict[str, Tensor]:
 def _shown(key: object) -> str:
     """A key of a stranger's mapping for a message. One that is no name may be of any size, and is not written out."""
     return f"`{key[:100]}`" if isinstance(key, str) else f"a key of type {type(key).__name__}"
+
+
+def _is_extra(name: object) -> bool:
+    return isinstance(name, str) and name.endswith(EXTRA_STATE)
 
 
 def _is_plain(name: object, value: object) -> bool:
