@@ -45,6 +45,7 @@ def options(
 
 app.command()(service_commands.up)
 app.command()(service_commands.demo)
+app.command()(service_commands.run)
 app.command()(service_commands.init)
 app.command()(service_commands.doctor)
 app.command()(job_commands.validate)

@@ -11,22 +11,16 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-import typer
 from rich.markup import escape
 from rich.table import Table
 
 from shared.jobs import JobRecord, State
 from shared.storage import Storage
 from synth_service.cli.job_file import load_job_file
-from synth_service.cli.outcomes import ExitCode, connected, fail, messages, output, print_json
-from synth_service.cli.running import report
-from synth_service.client import Client
+from synth_service.cli.outcomes import ExitCode, fail, messages, output, print_json
+from synth_service.cli.own_service import own_service
 from synth_service.client.progress import display_for
-from synth_service.local.redis import LOOPBACK
-from synth_service.local.service import CannotStart, Interrupted, LocalService, StopSignals
-from synth_service.local.supervisor import CannotKeepRunning
-
-EXAMPLE: Final = Path("examples") / "digits"
+from synth_service.digits_example import example_folder, put_inputs
 
 REPORTED: Final = (
     "teacher_top1",
@@ -48,39 +42,32 @@ def run_demo(*, storage: Path, seed: int | None, as_json: bool) -> None:
         as_json: end with a line of JSON on stdout; everything else is on stderr then.
     """
     started_at = time.monotonic()
-    example = find_example()
+    example = example_folder()
+    if example is None:
+        fail("the digits example is missing here: install the wheel, or run the demo from a checkout", ExitCode.USAGE)
     storage = storage.expanduser().absolute()
     spec = load_job_file(str(example / "job.yaml"), [] if seed is None else [f"seed={seed}"])
     try:
-        copy_inputs(spec, example, Storage(str(storage)))
+        put_inputs(spec, example, Storage(str(storage)))
         log = (storage / "demo.log").open("w", encoding="utf-8", buffering=1)
     except OSError as error:
         fail(f"{error.filename or storage}: {error.strerror or error}; choose another folder with --storage")
     # The server's data is of no use after the demo, and an interrupted one must not go on in the next.
-    with StopSignals() as signals, tempfile.TemporaryDirectory(prefix="dfkd-demo-") as redis_folder, log:
-        service = LocalService(
+    with (
+        tempfile.TemporaryDirectory(prefix="dfkd-demo-") as redis_folder,
+        log,
+        own_service(
             storage=str(storage),
             redis_url=None,
             redis_folder=Path(redis_folder),
-            host=LOOPBACK,
             port=0,
-            synth_workers=1,
-            distillers=1,
-            signals=signals,
-            on_output=lambda name, line: print(f"{name:>12} {line}", file=log),
-            on_event=lambda text: messages.print(f"[yellow]{escape(text)}[/]"),
-        )
-        try:
-            messages.print("starting the server, the API, a synthesis worker and a distiller …")
-            with service, connected(service.url, sleep=service.pause) as client:
-                job = _distil(service, client, spec)
-        except Interrupted:
-            messages.print("interrupted; everything is stopped")
-            raise typer.Exit(ExitCode.INTERRUPTED) from None
-        except CannotStart as error:
-            fail(f"{error}; the log is {log.name}")
-        except CannotKeepRunning as error:
-            report(error)
+            log=log,
+            when_interrupted="interrupted; everything is stopped",
+        ) as client,
+    ):
+        job = client.jobs.create(spec)
+        messages.print(f"submitted {job.id}: synthesis and distillation run at the same time")
+        job = job.wait(progress=display_for(messages))
     if job.state is not State.SUCCEEDED:
         reason = f"{job.error.code}: {job.error.message}" if job.error else str(job.state)
         fail(f"the job did not succeed: {reason}; the log is {log.name}")
@@ -88,29 +75,6 @@ def run_demo(*, storage: Path, seed: int | None, as_json: bool) -> None:
     (messages if as_json else output).print(outcome_table(outcome))
     if as_json:
         print_json(outcome)
-
-
-def find_example() -> Path:
-    """The folder of the digits example: of the checkout that this package is part of, or of the current folder."""
-    bases = (Path(__file__).resolve().parents[2], Path.cwd())
-    found = [base / EXAMPLE for base in bases if (base / EXAMPLE / "job.yaml").is_file()]
-    if not found:
-        fail(f"there is no {EXAMPLE} here; run the demo from a checkout of the repository", ExitCode.USAGE)
-    return found[0]
-
-
-def copy_inputs(spec: dict[str, Any], example: Path, storage: Storage) -> None:
-    """Puts the files that the job names into the storage."""
-    for name in (spec["teacher"]["checkpoint"], spec["evaluation"]["shards"]):
-        storage.put_file(example / Path(name).name, name)
-
-
-def _distil(service: LocalService, client: Client, spec: dict[str, Any]) -> JobRecord:
-    service.wait_until_ready()
-    messages.print(f"the API listens on {service.url}")
-    job = client.jobs.create(spec)
-    messages.print(f"submitted {job.id}: synthesis and distillation run at the same time")
-    return job.wait(progress=display_for(messages))
 
 
 def summarize(job: JobRecord, storage: Storage, *, seconds: float) -> dict[str, Any]:

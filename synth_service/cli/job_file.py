@@ -93,9 +93,14 @@ def load_job_file(path: str, changes: Iterable[str] = ()) -> dict[str, Any]:
     spec = _parse(text, name)
     if not isinstance(spec, dict):
         raise InvalidJobFile(f"{name}: holds {_kind(spec)} where a mapping with the job's fields should be")
+    apply_changes(spec, changes)
+    return spec
+
+
+def apply_changes(spec: dict[str, Any], changes: Iterable[str]) -> None:
+    """Makes changes such as ``synthesis.num_images=100``. Raises InvalidJobFile for one that is malformed."""
     for change in changes:
         _apply(spec, change)
-    return spec
 
 
 def check_job(spec: dict[str, Any]) -> JobSpec:

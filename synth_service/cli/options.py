@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,3 +48,20 @@ Changes = Annotated[
 ]
 JobFile = Annotated[str, typer.Argument(metavar="FILE", help="The job, YAML or JSON; - reads stdin.")]
 Storage = Annotated[str | None, typer.Option(help="Folder or s3:// address for everything that is made.")]
+
+CheckpointFile = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="Weights of the teacher: safetensors, or a torch file.")
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(help="Network of the weights: resnet18, torchvision:NAME, timm:NAME, or package.module:factory."),
+]
+NumClasses = Annotated[int | None, typer.Option(min=2, help="Classes that it tells apart.")]
+Channels = Annotated[int | None, typer.Option(min=1, max=64, help="Color channels of its images.")]
+Size = Annotated[str | None, typer.Option(metavar="HxW", help="Size of its images: 224, or 28x24.")]
+Normalization = Annotated[
+    str | None,
+    typer.Option(metavar="MEAN/STD", help="As in 0.49,0.48,0.45/0.25,0.24,0.26; or a data set such as cifar10."),
+]
+StudentArch = Annotated[str | None, typer.Option(help="Network to train.")]
+JobName = Annotated[str | None, typer.Option(help="Name of the job (default: that of the file).")]

@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from synth_service.cli.options import ApiKey, Json, Storage, Url
+from synth_service.cli.options import (
+    ApiKey,
+    Arch,
+    Changes,
+    Channels,
+    CheckpointFile,
+    JobName,
+    Json,
+    Normalization,
+    NumClasses,
+    Size,
+    Storage,
+    StudentArch,
+    Url,
+)
 from synth_service.cli.outcomes import ExitCode, connected, fail, messages, output, print_json, show
 from synth_service.cli.tables import models_table, workers_table
 from synth_service.client.connection import DEFAULT_URL
@@ -45,23 +59,18 @@ def demo(
 
 
 def init(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="Weights of the teacher: safetensors, or a torch file.")
-    ],
+    checkpoint: CheckpointFile,
     to: Annotated[Path, typer.Option("--to", "-o", help="Job file to write.")] = Path("job.yaml"),
-    arch: Annotated[str | None, typer.Option(help="Network that the weights are of.")] = None,
-    num_classes: Annotated[int | None, typer.Option(min=2, help="Classes that it tells apart.")] = None,
-    channels: Annotated[int | None, typer.Option(min=1, max=64, help="Color channels of its images.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="HxW", help="Size of its images: 224, or 28x24.")] = None,
-    normalization: Annotated[
-        str | None,
-        typer.Option(metavar="MEAN/STD", help="As in 0.49,0.48,0.45/0.25,0.24,0.26; or a data set such as cifar10."),
-    ] = None,
+    arch: Arch = None,
+    num_classes: NumClasses = None,
+    channels: Channels = None,
+    size: Size = None,
+    normalization: Normalization = None,
     normalization_by_its_old_name: Annotated[
         str | None, typer.Option("--normalisation", hidden=True, help="The same; the flag's name until 0.1.")
     ] = None,
-    student: Annotated[str | None, typer.Option(help="Network to train.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
+    student: StudentArch = None,
+    name: JobName = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take the defaults.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the job file.")] = False,
     as_json: Json = False,
@@ -76,6 +85,38 @@ def init(
         print_json({"file": str(to), "spec": written})
     else:
         messages.print(f"wrote {escape(str(to))}; next: dfkd validate {escape(str(to))}")
+
+
+def run(
+    checkpoint: CheckpointFile,
+    student: StudentArch = None,
+    to: Annotated[Path | None, typer.Option("--to", "-o", help="Folder to download into (default: ./ID).")] = None,
+    arch: Arch = None,
+    num_classes: NumClasses = None,
+    channels: Channels = None,
+    size: Size = None,
+    normalization: Normalization = None,
+    name: JobName = None,
+    changes: Changes = None,
+    ask: Annotated[bool, typer.Option("--ask", help="Ask what the file does not tell, and do not guess.")] = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Distil a teacher in one go: upload, submit, follow and fetch. Starts a service for that where none runs."""
+    from synth_service.cli.teacher_questions import Answers
+    from synth_service.cli.whole_run import run_teacher
+
+    run_teacher(
+        checkpoint,
+        Answers(arch, num_classes, channels, size, normalization, student, name),
+        ask=ask and not as_json,
+        changes=changes or (),
+        to=to,
+        url=url,
+        api_key=api_key,
+        as_json=as_json,
+    )
 
 
 def doctor(

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 from synth_service.api.dashboard import (
     compare_page,
+    example_page,
     job_page,
     jobs_page,
     new_job_page,
@@ -26,3 +27,4 @@ router.include_router(new_job_page.router)
 router.include_router(sign_in_page.router)
 router.include_router(job_page.router)
 router.include_router(compare_page.router)
+router.include_router(example_page.router)

@@ -14,11 +14,11 @@ from pydantic import BeforeValidator, StringConstraints
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from shared.jobs import JobRecord, Stage, State
-from shared.settings import Settings
 from synth_service.api.dashboard.rendering import query, render, render_text
 from synth_service.api.dependencies import JOB_ID_PATTERN, BrokerInUse, SettingsInUse
 from synth_service.api.files import matches
 from synth_service.api.security.auth import CallerInUse
+from synth_service.digits_example import example_folder
 
 JOBS_PER_PAGE = 25
 LONGEST_ERROR = 300
@@ -124,7 +124,7 @@ def show_jobs(
 ) -> HTMLResponse:
     """The page."""
     listed = _list_jobs(broker, caller.owner_filter, after, state, name)
-    return render(request, "jobs.html", **listed, storage=_storage_folder(settings))
+    return render(request, "jobs.html", **listed, has_example=example_folder() is not None)
 
 
 @router.get("/ui/jobs")
@@ -139,7 +139,7 @@ def show_job_list(
 ) -> Response:
     """The list alone: 304 while the browser has it as it is."""
     listed = _list_jobs(broker, caller.owner_filter, after, state, name)
-    content = render_text(request, "_jobs.html", **listed, storage=_storage_folder(settings))
+    content = render_text(request, "_jobs.html", **listed, has_example=example_folder() is not None)
     # When to ask again follows from how long this look took, and is no change of the list.
     compared = content.replace(f"every {listed['period_seconds']}s", "every")
     headers = {"ETag": f'W/"{sha256(compared.encode()).hexdigest()[:32]}"', "Cache-Control": "private, no-cache"}
@@ -190,8 +190,3 @@ def _error_of(job: JobRecord) -> str | None:
 
 def _arch(network: object) -> str | None:
     return str(network["arch"]) if isinstance(network, dict) and network.get("arch") else None
-
-
-def _storage_folder(settings: Settings) -> str | None:
-    """The storage root as a command line names it; None when it is no folder."""
-    return None if "://" in settings.storage else settings.storage

@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-import yaml
 from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse
 
 from shared.settings import Settings
 from shared.specs.architectures import ARCHITECTURES, ZOOS
 from shared.specs.presets import DEFAULT_PRESET, PRESETS
-from shared.storage import Storage
 from synth_service.api.dashboard.job_form import form_sections, goal_of, shortest
 from synth_service.api.dashboard.rendering import render
 from synth_service.api.dependencies import JOB_ID_PATTERN, BrokerInUse, SettingsInUse, StorageInUse, existing_job
 from synth_service.api.security.auth import CallerInUse
+from synth_service.digits_example import example_folder, job_fields
 
-DIGITS: Final = "digits/job.yaml"
 DIGITS_TEACHER: Final = "digits/teacher.safetensors"
 LISTED_MODELS: Final = 50
 
@@ -43,11 +41,12 @@ def new_job(
 ) -> HTMLResponse:
     """The form. What it is filled with can be changed before anything is submitted."""
     job: Mapping[str, Any] = {}
-    has_example = storage.exists(DIGITS) and storage.exists(DIGITS_TEACHER)
+    example_files = example_folder()
+    has_example = example_files is not None and storage.exists(DIGITS_TEACHER)
     if source is not None:
         job = shortest(existing_job(source, broker, caller).spec)
-    elif example is not None and has_example:
-        job = _read_example(storage)
+    elif example is not None and has_example and example_files is not None:
+        job = job_fields(example_files)
     models, _ = broker.models.list(limit=LISTED_MODELS, owner=caller.owner_filter)
     return render(
         request,
@@ -65,11 +64,6 @@ def new_job(
         storage_root=storage.root,
         max_upload_bytes=settings.max_upload_bytes,
     )
-
-
-def _read_example(storage: Storage) -> Mapping[str, Any]:
-    written = yaml.safe_load(storage.read_bytes(DIGITS))
-    return written if isinstance(written, dict) else {}
 
 
 def _architecture_forms(settings: Settings) -> list[str]:

@@ -12,8 +12,9 @@ import typer
 from shared.jobs import JobRecord, Stages, State
 from shared.specs import JobSpec
 from shared.storage import Storage
-from synth_service.cli.demo import copy_inputs, find_example, outcome_table, summarize
+from synth_service.cli.demo import outcome_table, run_demo, summarize
 from synth_service.cli.job_file import load_job_file
+from synth_service.digits_example import example_folder, put_inputs
 from tests.synth_service.api_process import clean_environment
 
 RESULT = {
@@ -52,11 +53,12 @@ def filled(storage: Storage) -> Storage:
 
 
 def test_the_example_is_a_valid_job_and_its_files_are_copied_to_where_it_looks(storage: Storage) -> None:
-    example = find_example()
+    example = example_folder()
+    assert example is not None
     spec = load_job_file(str(example / "job.yaml"), ["seed=4"])
     job = JobSpec.model_validate(spec)
     assert job.seed == 4
-    copy_inputs(spec, example, storage)
+    put_inputs(spec, example, storage)
     assert job.evaluation is not None
     assert storage.read_bytes(job.teacher.checkpoint) == (example / "teacher.safetensors").read_bytes()
     assert storage.read_bytes(job.evaluation.shards) == (example / "held-out.tar").read_bytes()
@@ -102,11 +104,11 @@ def test_without_the_example_there_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("synth_service.cli.demo.EXAMPLE", Path("examples") / "nowhere")
+    monkeypatch.setattr("synth_service.cli.demo.example_folder", lambda: None)
     with pytest.raises(typer.Exit) as ending:
-        find_example()
+        run_demo(storage=tmp_path / "demo", seed=None, as_json=False)
     assert ending.value.exit_code == 2
-    assert "run the demo from a checkout" in capsys.readouterr().err
+    assert "the digits example is missing here" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/version").exists(), reason="needs /proc as root")

@@ -200,7 +200,8 @@
 
   // <button data-action="POST /jobs/ID/cancel"            method and address to call
   //         data-confirm="Cancel this job?" data-confirm-text="…" data-confirm-action="Cancel job" data-dangerous
-  //         data-done="Cancelling." data-then="/ui/">    what to say and where to go (or `reload`) afterwards
+  //         data-done="Cancelling." data-then="/ui/">    what to say and where to go afterwards; or `reload`,
+  //                                                      or `job` for the page of the job that is the answer
   // A done action triggers the event `dashboard:done` on the button, with the answer as detail.
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-action]");
@@ -215,6 +216,7 @@
       if (done) toast(done);
       button.dispatchEvent(new CustomEvent("dashboard:done", { bubbles: true, detail: answer }));
       if (then === "reload") location.reload();
+      else if (then === "job") location.assign(`/ui/jobs/${answer.id}`);
       else if (then) location.assign(then);
     } catch (error) {
       toast(error.message, "error");

@@ -10,6 +10,7 @@ from shared.errors import UserError
 from shared.jobs import JobRecord, Measurement, Role, State
 from shared.settings import Settings
 from shared.specs import JobSpec
+from shared.storage import Storage
 from synth_service.api.app import create_app
 from synth_service.api.dashboard.jobs_page import JOBS_PER_PAGE, JobRow
 from tests.synth_service.api.conftest import claim
@@ -25,7 +26,7 @@ def test_a_browser_that_opens_the_service_is_shown_the_jobs(client: TestClient) 
 
 def test_without_jobs_the_page_tells_how_to_submit_the_first(client: TestClient) -> None:
     page = client.get("/ui/").text
-    assert "dfkd submit job.yaml --watch" in page
+    assert "dfkd run my-teacher.pt" in page
     assert 'href="/ui/new"' in page
     assert "<table" not in page
 
@@ -158,3 +159,18 @@ def names(page: str) -> list[str]:
 def calls(broker: Broker) -> int:
     stats = broker.redis.info("commandstats")
     return sum(each["calls"] for command, each in stats.items() if command != "cmdstat_info")
+
+
+def test_an_empty_dashboard_offers_the_example_and_starts_it(
+    client: TestClient, broker: Broker, storage: Storage
+) -> None:
+    html = client.get("/ui/", headers={"Accept": "text/html"}).text
+    assert 'data-action="POST /ui/examples/digits" data-then="job"' in html
+    assert 'href="/ui/new"' in html
+    answer = client.post("/ui/examples/digits")
+    assert answer.status_code == 202, answer.text
+    job = broker.jobs.get(answer.json()["id"])
+    assert job.name == "digits"
+    assert storage.exists("digits/teacher.safetensors")
+    assert storage.exists("digits/held-out.tar")
+    assert "Run the digits example" not in client.get("/ui/", headers={"Accept": "text/html"}).text

@@ -44,9 +44,8 @@ def test_names_are_escaped(client: TestClient, broker: Broker, written: dict[str
 
 def test_the_example_is_offered_where_its_files_are(client: TestClient, storage: Storage) -> None:
     assert "The example's files are not in the storage" in page(client, "/ui/new?example=digits")
-    storage.put_bytes(b"name: from the example\nsynthesis: {num_images: 7}\n", "digits/job.yaml")
     storage.put_bytes(b"weights", "digits/teacher.safetensors")
     assert "Start from the digits example" in page(client)
     html = page(client, "/ui/new?example=digits")
-    assert 'value="from the example"' in html
-    assert 'value="7"' in html
+    assert 'value="digits/teacher.safetensors"' in html
+    assert 'value="6400"' in html
