@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         FastMetaSynthesis,
         FastSynthesis,
         GeneratorSynthesis,
+        RecoverSynthesis,
         SynthesisBase,
     )
 
@@ -38,6 +39,7 @@ _MODULES = {
         "FastMetaSynthesis",
         "FastSynthesis",
         "GeneratorSynthesis",
+        "RecoverSynthesis",
         "SynthesisBase",
     ),
 }
@@ -62,6 +64,7 @@ __all__ = [
     "MetadataKey",
     "MetadataValue",
     "NetworkSpec",
+    "RecoverSynthesis",
     "Spec",
     "StoragePath",
     "StudentSpec",

@@ -11,9 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Union
 from pydantic import Field
 
 from shared.plugins import plugins
-from shared.specs.synthesis import DeepInversionSynthesis, FastMetaSynthesis, FastSynthesis, SynthesisBase
+from shared.specs.synthesis import (
+    DeepInversionSynthesis,
+    FastMetaSynthesis,
+    FastSynthesis,
+    RecoverSynthesis,
+    SynthesisBase,
+)
 
-OWN_METHODS: Final[tuple[type[SynthesisBase], ...]] = (FastMetaSynthesis, FastSynthesis, DeepInversionSynthesis)
+OWN_METHODS: Final[tuple[type[SynthesisBase], ...]] = (
+    FastMetaSynthesis,
+    FastSynthesis,
+    DeepInversionSynthesis,
+    RecoverSynthesis,
+)
 
 
 def _methods() -> dict[str, type[SynthesisBase]]:
@@ -39,7 +50,9 @@ METHODS: Final = _methods()
 SYNTHESIS_METHODS: Final = tuple(METHODS)
 
 if TYPE_CHECKING:
-    SynthesisSpec = Annotated[FastMetaSynthesis | FastSynthesis | DeepInversionSynthesis, Field(discriminator="method")]
+    SynthesisSpec = Annotated[
+        FastMetaSynthesis | FastSynthesis | DeepInversionSynthesis | RecoverSynthesis, Field(discriminator="method")
+    ]
 else:
     _AnySpec: Any = Union[tuple(METHODS.values())]  # noqa: UP007
     SynthesisSpec = Annotated[_AnySpec, Field(discriminator="method")]

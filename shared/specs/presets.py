@@ -10,7 +10,9 @@ from typing import Any, Final, Literal, cast, get_args
 
 from pydantic_core import PydanticCustomError
 
-PresetName = Literal["fast-2", "fast-5", "fast-10", "fast-50-imagenet", "deepinversion-2k", "calibration"]
+PresetName = Literal[
+    "fast-2", "fast-5", "fast-10", "fast-50-imagenet", "deepinversion-2k", "sre2l-4k", "cda-4k", "calibration"
+]
 DEFAULT_PRESET: Final[PresetName] = "fast-5"
 
 PRESETS: Final[Mapping[PresetName, Mapping[str, Any]]] = {
@@ -35,6 +37,8 @@ PRESETS: Final[Mapping[PresetName, Mapping[str, Any]]] = {
         "augmentation": {"crop_padding": 0, "resized_crop_scale": 0.75, "horizontal_flip": True},
     },
     "deepinversion-2k": {"method": "deepinversion", "steps": 2000},
+    "sre2l-4k": {"method": "recover", "steps": 4000, "curriculum": "none"},
+    "cda-4k": {"method": "recover", "steps": 4000},
     "calibration": {
         "method": "deepinversion",
         "steps": 500,

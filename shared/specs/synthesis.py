@@ -147,8 +147,8 @@ class FastSynthesis(GeneratorSynthesis):
     method: Literal["fast"] = "fast"
 
 
-class DeepInversionSynthesis(SynthesisBase):
-    """DeepInversion (Yin et al., CVPR 2020): pixels are optimized directly, thousands of steps a batch."""
+class PixelSynthesis(SynthesisBase):
+    """Settings of the methods that optimize pixels directly, thousands of steps a batch."""
 
     term_labels: ClassVar[Mapping[str, str]] = {
         **SynthesisBase.term_labels,
@@ -156,7 +156,6 @@ class DeepInversionSynthesis(SynthesisBase):
         "l2": "Squared norm",
     }
 
-    method: Literal["deepinversion"] = "deepinversion"
     steps: int = Field(2000, ge=1, le=1_000_000, description="Optimizer steps per batch.")
     learning_rate: float = Field(0.1, gt=0, le=10, description="Adam step size of the pixels.")
     one_hot: float = Field(1.0, ge=0, le=1e6, description="Weight of the cross-entropy to the target class.")
@@ -207,6 +206,44 @@ class DeepInversionSynthesis(SynthesisBase):
         if self.warmup_steps >= shortest and self.warmup_steps:
             raise invalid("synthesis.warmup_steps", f"must be below the {shortest} steps of a stage")
         return self
+
+
+class DeepInversionSynthesis(PixelSynthesis):
+    """DeepInversion (Yin et al., CVPR 2020): pixels are optimized directly, thousands of steps a batch."""
+
+    method: Literal["deepinversion"] = "deepinversion"
+
+
+class RecoverSynthesis(PixelSynthesis):
+    """SRe2L and CDA: pixels that the teacher recognizes in every crop of them."""
+
+    method: Literal["recover"] = "recover"
+    steps: int = Field(4000, ge=1, le=1_000_000, description="Optimizer steps per batch.")
+    batch_size: int = Field(100, ge=2, le=65_536, description="Images inverted together.")
+    learning_rate: float = Field(0.25, gt=0, le=10, description="Adam step size of the pixels.")
+    learning_rate_schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="How the step size goes on after the warm-up, in each stage."
+    )
+    bn: float = Field(0.01, ge=0, le=1e6, description="Weight of the BatchNorm-statistics loss. 0 turns it off.")
+    bn_first_layer: float = Field(10.0, ge=0, le=1e6, description="Factor of the first BatchNorm layer's part.")
+    adversarial: float = Field(
+        0.0, ge=0, le=1e6, description="Weight of the Jensen-Shannon disagreement with the newest student."
+    )
+    total_variation: float = Field(0.0, ge=0, le=1e6, description="Weight of the differences of neighbouring pixels.")
+    l2: float = Field(0.0, ge=0, le=1e6, description="Weight of the norm of the images.")
+    jitter: int = Field(32, ge=0, le=256, description="Largest random shift in pixels, around the edges.")
+    scale: Literal["unit-variance", "normalized"] = Field(
+        "normalized", description="What is optimized and what the priors look at, as for `deepinversion`."
+    )
+    crop_scale: float = Field(
+        0.08, gt=0, le=1, description="Least share of the area that a random resized crop has. 1: no crops."
+    )
+    curriculum: Literal["none", "cosine", "linear"] = Field(
+        "cosine",
+        description="How the least share falls from 1 to crop_scale, as in CDA. `none`: it is crop_scale from the "
+        "first step on, as in SRe2L.",
+    )
+    curriculum_share: float = Field(1.0, gt=0, le=1, description="Share of a stage's steps that this takes.")
 
 
 def shown_terms(labels: Mapping[str, str], weights: Mapping[str, float], *, has_student: bool) -> dict[str, str]:

@@ -14,12 +14,13 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from shared.specs import DeepInversionSynthesis, FastMetaSynthesis, FastSynthesis, SynthesisBase
+from shared.specs import DeepInversionSynthesis, FastMetaSynthesis, FastSynthesis, RecoverSynthesis, SynthesisBase
 from synth_service.inversion.base import Inverter
 from synth_service.inversion.deepinversion import DeepInversionInverter
 from synth_service.inversion.fast import FastInverter
 from synth_service.inversion.fast_meta import FastMetaInverter
 from synth_service.inversion.objective import SyntheticBatch
+from synth_service.inversion.recover import RecoverInverter
 from synth_service.inversion.terms import Forward, LossTerm, Setup
 
 __all__ = ["INVERTERS", "Forward", "Inverter", "LossTerm", "Setup", "SyntheticBatch", "build_inverter"]
@@ -28,6 +29,7 @@ INVERTERS: Final[Mapping[type[SynthesisBase], type[Inverter[Any]]]] = {
     FastMetaSynthesis: FastMetaInverter,
     FastSynthesis: FastInverter,
     DeepInversionSynthesis: DeepInversionInverter,
+    RecoverSynthesis: RecoverInverter,
 }
 """The class that inverts with each of our specs; another package's spec names its own in ``inverter``."""
 

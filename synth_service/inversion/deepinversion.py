@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from shared import seeds
 from shared.specs import DeepInversionSynthesis
+from shared.specs.synthesis import PixelSynthesis
 from synth_service.inversion import losses
 from synth_service.inversion.base import Check, Inverter
 from synth_service.inversion.batch_norm import layers_with_statistics
@@ -39,8 +41,23 @@ VARIATIONS = {"l1": losses.total_variation, "l2": losses.total_variation_l2}
 NORMS = {"squared": losses.squared_norm, "image": losses.norm, "batch": losses.batch_norm_of_pixels}
 
 
-class DeepInversionInverter(Inverter[DeepInversionSynthesis]):
-    """Optimizes pixels; keeps nothing from round to round but the round number."""
+class View(NamedTuple):
+    """What is settled about one step's view before it is made."""
+
+    shift: tuple[int, int]
+    """(down, right), in pixels."""
+    done: float
+    """Share of the stage's steps that are done."""
+
+
+D = TypeVar("D", bound=PixelSynthesis)
+
+
+class PixelInverter(Inverter[D]):
+    """Optimizes pixels; keeps nothing from round to round but the round number.
+
+    Subclasses may see the images differently (``augment``).
+    """
 
     def terms(self) -> Sequence[LossTerm]:
         """The classifier's losses, and the priors on pixels."""
@@ -91,19 +108,23 @@ class DeepInversionInverter(Inverter[DeepInversionSynthesis]):
             check()
             adam.param_groups[0]["lr"] = self._learning_rate(step, steps)
             seen = F.avg_pool2d(variable, 2) if pooled else variable
-            evaluation = self._look(seen, targets, shifts[step], random)
+            evaluation = self._look(seen, targets, View(shifts[step], step / steps), random)
             targets = evaluation.targets
-            best.add(self._to_pixels(variable), evaluation, keep=not pooled)
+            best.add(self._to_pixels(variable), evaluation, keep=not pooled and self.may_keep(step, steps))
             self.objective.backward(evaluation, [variable])
             adam.step()
             self._clip(variable)
 
-    def _look(self, seen: Tensor, targets: Tensor, shift: tuple[int, int], random: torch.Generator) -> Evaluation:
+    def _look(self, seen: Tensor, targets: Tensor, view: View, random: torch.Generator) -> Evaluation:
         if self.spec.scale == "normalized":
-            inputs = self._jitter(seen, shift, random)
+            inputs = self.augment(seen, view, random)
             return self.objective.evaluate(inputs, targets, images=self._to_pixels(seen))
         pixels = self._to_pixels(seen)
-        return self.objective(self._jitter(pixels, shift, random), targets, images=pixels)
+        return self.objective(self.augment(pixels, view, random), targets, images=pixels)
+
+    def may_keep(self, step: int, steps: int) -> bool:
+        """Whether the images of a step may be those that are kept, if their objective is the lowest."""
+        return True
 
     def commit(self) -> None:
         """Nothing lasts."""
@@ -133,9 +154,9 @@ class DeepInversionInverter(Inverter[DeepInversionSynthesis]):
             return base
         return base / 2 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
-    def _jitter(self, images: Tensor, shift: tuple[int, int], random: torch.Generator) -> Tensor:
-        """Shift all images alike, around the edges; mirror half of them."""
-        images = torch.roll(images, shift, dims=(2, 3))
+    def augment(self, images: Tensor, view: View, random: torch.Generator) -> Tensor:
+        """What the networks see: all images shifted alike, around the edges, and half of them mirrored."""
+        images = torch.roll(images, view.shift, dims=(2, 3))
         if not self.spec.horizontal_flip:
             return images
         return torch.where(self.draw_mirrored(len(images), random), images.flip(3), images)
@@ -158,3 +179,7 @@ class DeepInversionInverter(Inverter[DeepInversionSynthesis]):
             torch.clamp(variable, lowest, highest, out=variable)
         else:
             variable.clamp_(-PIXEL_SCALE / 2, PIXEL_SCALE / 2)
+
+
+class DeepInversionInverter(PixelInverter[DeepInversionSynthesis]):
+    """The method as it is."""

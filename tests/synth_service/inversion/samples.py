@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.specs import DeepInversionSynthesis, FastMetaSynthesis, FastSynthesis, InputSpec
+from shared.specs import DeepInversionSynthesis, FastMetaSynthesis, FastSynthesis, InputSpec, RecoverSynthesis
 from shared.tasks.base import build_task
 from synth_service.inversion import Inverter, Setup, build_inverter
 from tests.golden import fill_by_formula
 
 CPU = torch.device("cpu")
 GRAY = InputSpec(channels=1, height=16, width=16, mean=(0.3,), std=(0.35,))
-AnySynthesis = FastMetaSynthesis | FastSynthesis | DeepInversionSynthesis
+AnySynthesis = FastMetaSynthesis | FastSynthesis | DeepInversionSynthesis | RecoverSynthesis
 
 FAST_META = FastMetaSynthesis(
     batch_size=8,
@@ -25,7 +25,7 @@ FAST_META = FastMetaSynthesis(
     match_targets=False,
     adversarial=1.0,
 )
-FAST = FastSynthesis(**FAST_META.model_dump(exclude={"method", "meta_gradient"}))
+FAST = FastSynthesis(**FAST_META.model_dump(include={*FastSynthesis.model_fields} - {"method"}))
 REPTILE = FAST_META.model_copy(update={"meta_gradient": "reptile"})
 DEEP = FAST_META.model_copy(update={"generator": "deep"})
 DEEP_INVERSION = DeepInversionSynthesis(batch_size=8, steps=4, adversarial=1.0)
@@ -37,6 +37,7 @@ METHODS: dict[str, AnySynthesis] = {
     "sequential": FAST,
     "deep sequential": FAST.model_copy(update={"generator": "deep"}),
     "deepinversion": DEEP_INVERSION,
+    "recover": RecoverSynthesis(batch_size=8, steps=4, adversarial=1.0),
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from shared.specs import DeepInversionSynthesis, InputSpec
 from shared.tasks.base import build_task
 from synth_service.inversion import Setup
-from synth_service.inversion.deepinversion import DeepInversionInverter
+from synth_service.inversion.deepinversion import DeepInversionInverter, View
 from synth_service.inversion.objective import Evaluation
 from tests.golden import fill_by_formula, formula_latent, load_golden
 
@@ -99,9 +99,9 @@ class PinnedInverter(DeepInversionInverter):
     def draw_mirrored(self, count: int, random: torch.Generator) -> Tensor:
         return torch.full((count, 1, 1, 1), self.expected[self.step]["flip"])
 
-    def _look(self, seen: Tensor, targets: Tensor, shift: tuple[int, int], random: torch.Generator) -> Evaluation:
+    def _look(self, seen: Tensor, targets: Tensor, view: View, random: torch.Generator) -> Evaluation:
         self.norms.append(self.variable.detach().norm().item())
-        evaluation = super()._look(seen, targets, shift, random)
+        evaluation = super()._look(seen, targets, view, random)
         self.totals.append(evaluation.per_image.detach().mean().item())
         self.step += 1
         return evaluation
