@@ -35,7 +35,8 @@ class Settings(BaseSettings):
         None,
         validation_alias=AliasChoices("DFKD_REDIS_URL", "REDIS_URL", "redis_url"),
         repr=False,  # it may hold a password
-        description="Redis or Valkey server. Unset: `dfkd up` starts one of its own.",
+        description="Redis or Valkey server: redis://, rediss:// or redis+sentinel://host:port,host:port/service. "
+        "Unset: `dfkd up` starts one of its own.",
     )
     storage: str = Field("dfkd-data", description="Storage root: a folder or an s3:// address.")
 
@@ -130,6 +131,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, value: str | None) -> str | None:
+        if re.match(r"rediss?\+sentinel://", value or ""):
+            return value  # several hosts; looked at where they are used
         # Here, since the messages of urllib and redis-py repeat parts of the URL, such as half of a password.
         try:
             _ = urlsplit(value or "").port

@@ -8,9 +8,19 @@ entries only point to it. Only commands that both Redis 6.2 and Valkey have are 
 The keys of a script hash to different slots: one server or a primary with replicas, not a cluster.
 """
 
+import redis
+
 from shared.broker.attempts import Attempt, JobStopped, LeaseLost
 from shared.broker.checkpoints import Checkpoints
-from shared.broker.connection import SOCKET_TIMEOUT_SECONDS, WORKER_PATIENCE_RETRIES, Client, Patience, connect
+from shared.broker.connection import (
+    FOREVER,
+    SOCKET_TIMEOUT_SECONDS,
+    Client,
+    Patience,
+    ServerUnavailable,
+    connect,
+    misconfiguration,
+)
 from shared.broker.jobs import Jobs
 from shared.broker.leases import Leases
 from shared.broker.models import ModelInUse, Models
@@ -51,6 +61,7 @@ __all__ = [
     "QueueFull",
     "Reports",
     "Retention",
+    "ServerUnavailable",
     "Shards",
     "Snapshots",
     "StudentSnapshot",
@@ -63,10 +74,10 @@ class Broker:
     """One connection pool and the views of what is behind it.
 
     Args:
-        url: redis:// or rediss:// address.
+        url: redis://, rediss:// or redis+sentinel:// address; see ``shared.broker.connection``.
         lease_seconds: silence after which a worker loses its claim.
         max_attempts: attempts in a row without progress after which a job fails.
-        retries: reconnections before a command gives up; the default outlasts a minute.
+        retries: before a command gives up with ``ServerUnavailable``; by default it never does.
         timeout_seconds: how long one answer may take; a worker's must exceed ``BLOCK_SECONDS``.
     """
 
@@ -76,9 +87,10 @@ class Broker:
         *,
         lease_seconds: float = 15.0,
         max_attempts: int = 3,
-        retries: int = WORKER_PATIENCE_RETRIES,
+        retries: int = FOREVER,
         timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
     ) -> None:
+        self._url = url
         self._patience = Patience()
         self.redis: Client = connect(url, retries=retries, timeout_seconds=timeout_seconds, patience=self._patience)
         self.jobs = Jobs(self.redis)
@@ -92,6 +104,17 @@ class Broker:
         self.retention = Retention(self.redis)
         self.statistics = Statistics(self.redis)
         self.storage_record = StorageRecord(self.redis)
+
+    def complaint(self) -> str | None:
+        """Why the server will never let us in, asked once and without patience; None when it does, or is away."""
+        client = connect(self._url, retries=0)
+        try:
+            client.ping()
+        except redis.RedisError as error:
+            return misconfiguration(error)
+        finally:
+            client.close()
+        return None
 
     def hurry(self, seconds: float) -> None:
         """Waits no longer than this for a server that does not answer, now that the process is to end."""

@@ -36,6 +36,8 @@ def run_worker(role: Role, work: Callable[[Turn], None]) -> None:
         storage = Storage(settings.storage, create=False)  # the mount point of a volume that is away stays bare
     except ValueError as error:
         _give_up(str(error))
+    if complaint := broker.complaint():
+        _give_up(f"the server at REDIS_URL cannot be used: {complaint}")
     worker = Worker(
         role,
         work,

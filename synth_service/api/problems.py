@@ -12,13 +12,13 @@ import redis
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.broker import JobFinished, JobSucceeded, JobUnfinished, QueueFull
+from shared.broker.connection import will_pass
 from shared.specs.field_errors import described
 from shared.storage import StorageUnavailable
 from shared.storage.durable_files import is_full
@@ -178,8 +178,7 @@ async def _job_succeeded(_request: Request, error: Exception) -> Response:
 
 
 async def _redis_problem(request: Request, error: Exception) -> Response:
-    outages = (redis.ConnectionError, redis.TimeoutError, OutOfMemoryError, ReadOnlyError)
-    if isinstance(error, outages) or str(error).startswith(("MISCONF", "MASTERDOWN", "NOREPLICAS")):
+    if will_pass(error):
         logger.warning("redis_unavailable", path=request.url.path, error=str(error))
         detail = "The Redis server does not answer, or accepts no writes."
         return Problem(503, "redis_unavailable", detail, headers={"Retry-After": "2"}).response()

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
+from shared.broker.connection import connect
 from shared.extras import installed_version, missing_packages
 from shared.settings import Settings, check_exposure
 from shared.storage import Storage
@@ -130,12 +131,7 @@ def _redis(settings: Settings) -> Outcome:
     # The address may hold a password.
     place = urlsplit(settings.redis_url).hostname or "the socket"
     try:
-        with redis.Redis.from_url(
-            settings.redis_url,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            decode_responses=True,
-        ) as server:
+        with connect(settings.redis_url, retries=0, timeout_seconds=TIMEOUT_SECONDS) as server:
             started_at = time.monotonic()
             server.ping()
             milliseconds = (time.monotonic() - started_at) * 1000
