@@ -30,7 +30,7 @@ from shared.broker import Attempt, Broker
 from shared.jobs import Role, State
 from shared.shards.manifest import ShardManifest, shard_name
 from shared.specs import JobSpec
-from shared.worker.loop import HEARTBEAT_SECONDS
+from shared.worker.heartbeat import HEARTBEAT_SECONDS
 from synth_service.local.redis import free_port
 
 LIMIT = 1.2

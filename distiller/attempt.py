@@ -32,8 +32,8 @@ from shared.networks.devices import choose_device
 from shared.shards.reader import iter_samples
 from shared.tasks.base import Evaluation
 from shared.worker.completion import finish
-from shared.worker.loop import Turn, TurnYielded, WorkerStopping
 from shared.worker.models import Models
+from shared.worker.turn import Turn, TurnYielded, WorkerStopping
 from shared.worker.yielding import YieldRule
 
 logger = structlog.get_logger()
@@ -125,6 +125,7 @@ class Distillation:
             input=teacher_spec.input,
             batch_size=evaluation.batch_size,
             device=device,
+            check=self._turn.check,
         )
 
     def _build_pool(self, device: torch.device) -> ImagePool:

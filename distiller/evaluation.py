@@ -7,7 +7,7 @@ here keeps a best over time, which would select on the test set.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class Evaluator:
         input: the teacher's normalization.
         batch_size: images per forward pass; ``evaluation.batch_size``.
         device: where to compute.
+        check: called before each batch; what it raises ends the measuring, of which a large set has minutes.
 
     Raises:
         UserError: ``bad_evaluation_images``: there are none, or ``wrong_output_shape``.
@@ -46,7 +47,9 @@ class Evaluator:
         input: InputSpec,
         batch_size: int,
         device: torch.device,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        self._check = check
         self.task = task
         self.batch_size = batch_size
         self.device = device
@@ -83,6 +86,7 @@ class Evaluator:
         """What the network says of each batch, on the device."""
         with evaluating(network), explain_out_of_memory("evaluation.batch_size", self.batch_size):
             for batch in self._images:
+                self._check()
                 inputs = self.normalize(to_pixels(batch.to(self.device, non_blocking=True)))
                 yield self.task.answers(self.task.logits(network(inputs), inputs.shape, network=name))
 

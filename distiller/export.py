@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from shared.events import EventType
 from shared.specs import ExportFormat, InputSpec, JobSpec
 from shared.storage import job_paths
-from shared.worker.loop import Turn
+from shared.worker.turn import Turn
 
 logger = structlog.get_logger()
 

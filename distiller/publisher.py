@@ -13,7 +13,7 @@ from shared.broker import StudentSnapshot
 from shared.networks.weights import save_checkpoint
 from shared.storage import job_paths
 from shared.storage.digests import file_sha256
-from shared.worker.loop import Turn
+from shared.worker.turn import Turn
 from shared.worker.work_files import WorkFiles, encode, pointer_to
 
 

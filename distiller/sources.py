@@ -20,8 +20,8 @@ from shared.shards.format import DamagedShard, read_shard
 from shared.shards.patterns import expand_shards
 from shared.shards.reader import iter_samples
 from shared.storage import PathOutsideStorage, job_paths
-from shared.worker.loop import Turn
 from shared.worker.quarantine import read_twice, set_aside
+from shared.worker.turn import Turn
 
 START = "0"
 READ_AHEAD = 8

@@ -11,7 +11,8 @@ from shared.networks.weights import save_checkpoint
 from shared.settings import Settings
 from shared.specs import JobSpec
 from shared.storage import Storage
-from shared.worker.loop import StopFlag, Turn
+from shared.worker.stopping import StopFlag
+from shared.worker.turn import Turn
 
 
 @contextmanager

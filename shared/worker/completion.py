@@ -15,8 +15,8 @@ from shared.jobs import Role, tasks_of
 from shared.shards.dataset_folder import remove_unlisted, write_dataset_card, write_index
 from shared.shards.picture_grid import write_grid
 from shared.storage import job_paths
-from shared.worker.loop import Turn
 from shared.worker.quarantine import verify_all
+from shared.worker.turn import Turn
 
 
 def finish(turn: Turn, measured: dict[str, Any]) -> bool:

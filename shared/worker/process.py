@@ -16,7 +16,8 @@ from shared.logs import configure_logging
 from shared.networks.devices import choose_device, describe_device, limit_threads
 from shared.settings import Settings
 from shared.storage import Storage
-from shared.worker.loop import Turn, Worker
+from shared.worker.loop import Worker
+from shared.worker.turn import Turn
 
 
 def run_worker(role: Role, work: Callable[[Turn], None]) -> None:
@@ -63,7 +64,7 @@ def describe_worker(device: torch.device, process: psutil.Process) -> dict[str, 
     }
     if device.type == "cuda":
         # Needs nvidia-ml-py, which torch does not bring along, and a driver that answers it.
-        with suppress(ModuleNotFoundError, RuntimeError):
+        with suppress(Exception):  # NVML has errors of its own, of a driver that was updated, say
             described["gpu_percent"] = torch.cuda.utilization(device)
     return described
 

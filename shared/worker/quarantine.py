@@ -17,7 +17,7 @@ from shared.broker import AnnouncedShard
 from shared.errors import UserError
 from shared.shards.format import DamagedShard, discard, verify_shard
 from shared.storage import job_paths
-from shared.worker.loop import Turn
+from shared.worker.turn import Turn
 
 logger = structlog.get_logger()
 

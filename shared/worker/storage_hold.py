@@ -11,7 +11,7 @@ from shared.jobs import JobError
 from shared.storage.durable_files import is_full
 
 if TYPE_CHECKING:
-    from shared.worker.loop import Turn
+    from shared.worker.turn import Turn
 
 logger = structlog.get_logger()
 

@@ -22,7 +22,7 @@ from shared.broker import LeaseLost
 from shared.events import EventType
 from shared.storage import job_paths
 from shared.storage.digests import sha256
-from shared.worker.loop import Turn
+from shared.worker.turn import Turn
 
 logger = structlog.get_logger()
 

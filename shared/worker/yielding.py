@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from shared.worker.loop import Turn
+from shared.worker.turn import Turn
 
 LOOK_SECONDS = 1.0
 

@@ -18,8 +18,8 @@ from shared.networks.devices import choose_device
 from shared.shards.format import SampleBatch
 from shared.storage import job_paths
 from shared.worker.completion import finish
-from shared.worker.loop import Turn
 from shared.worker.models import Models
+from shared.worker.turn import Turn
 from shared.worker.work_files import encode
 from synth_service.inversion import Setup, SyntheticBatch, build_inverter
 from synth_service.synthesis.pacing import Backpressure

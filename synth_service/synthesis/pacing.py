@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from shared.events import EventType
 from shared.specs import JobSpec
-from shared.worker.loop import Turn, TurnYielded
+from shared.worker.turn import Turn, TurnYielded
 from shared.worker.yielding import YieldRule
 
 BACKLOG_POLL_SECONDS = 0.1

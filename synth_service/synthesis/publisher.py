@@ -9,7 +9,7 @@ from typing import Any
 
 from shared.shards.manifest import ShardManifest
 from shared.storage import job_paths
-from shared.worker.loop import Turn
+from shared.worker.turn import Turn
 from shared.worker.work_files import WorkFiles, pointer_to
 
 

@@ -16,7 +16,8 @@ from shared.broker import Broker
 from shared.jobs import Role, State
 from shared.specs import JobSpec
 from shared.storage import Storage, job_paths
-from shared.worker.loop import StopFlag, WorkerStopping
+from shared.worker.stopping import StopFlag
+from shared.worker.turn import WorkerStopping
 from synth_service.synthesis.attempt import synthesize
 from tests.shared.broker.test_leases import claim
 from tests.specs import job_fields

@@ -91,3 +91,26 @@ def test_a_set_without_images_is_refused() -> None:
     with pytest.raises(UserError, match="holds no images") as error:
         Evaluator([], ByBrightness(10), task=TASK, input=PLAIN, batch_size=2, device=CPU)
     assert error.value.code == "bad_evaluation_images"
+
+
+def test_measuring_a_large_set_can_be_ended_between_batches() -> None:
+    calls: list[int] = []
+
+    class Enough(Exception):
+        pass
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        Evaluator(
+            toy_samples(50, seed=0),
+            toy_network(seed=4),
+            task=TASK,
+            input=INPUT,
+            batch_size=10,
+            device=CPU,
+            check=check,
+        )

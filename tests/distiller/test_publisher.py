@@ -13,7 +13,7 @@ from shared.broker import Broker, LeaseLost
 from shared.jobs import Role
 from shared.storage import Storage, job_paths
 from shared.storage.digests import file_sha256
-from shared.worker.loop import Turn
+from shared.worker.turn import Turn
 from tests.shared.broker.test_leases import claim
 from tests.specs import small_job
 from tests.turns import turn_at

@@ -14,8 +14,9 @@ from shared.errors import UserError
 from shared.jobs import JobRecord, Role, State
 from shared.settings import Settings
 from shared.storage import Storage
-from shared.worker import loop as worker_module
-from shared.worker.loop import Turn, TurnYielded, Worker
+from shared.worker import heartbeat, loop
+from shared.worker.loop import Worker
+from shared.worker.turn import Turn, TurnYielded
 from tests.shared.broker.manifests import manifest_of
 from tests.shared.broker.test_leases import claim
 from tests.specs import small_job
@@ -39,7 +40,7 @@ def run(
     broker: Broker, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[Callable[[Turn], None]], Worker]]:
     """Runs a worker until its work has been called for the last time; ``work`` ends it with ``stop``."""
-    monkeypatch.setattr(worker_module, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(loop, "LONGEST_PAUSE_SECONDS", 0.01)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
 
     def run(work: Callable[[Turn], None]) -> Worker:
@@ -195,7 +196,7 @@ def test_local_folders_go_with_the_turn(broker: Broker, job: JobRecord, run: Run
 def test_a_busy_worker_stays_listed_with_its_job(
     broker: Broker, job: JobRecord, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.02)
     seen: list[dict[str, str]] = []
 
     def work(turn: Turn) -> None:
@@ -209,3 +210,62 @@ def test_a_busy_worker_stays_listed_with_its_job(
 
     assert [worker["job"] for worker in seen] == [job.id]
     assert broker.workers.all() == []
+
+
+class OddDriverError(Exception):
+    """As pynvml's: neither an OSError nor a RuntimeError."""
+
+
+def test_a_worker_that_cannot_describe_itself_keeps_its_task(
+    broker: Broker, job: JobRecord, storage: Storage, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.02)
+
+    def describe() -> dict[str, str | int | float]:
+        raise OddDriverError("Unknown Error")
+
+    def work(turn: Turn) -> None:
+        def heard_at() -> float | None:
+            stage = broker.jobs.get(job.id).stages.synthesis
+            return stage.heartbeat_at if stage else None
+
+        first = heard_at()
+        wait_until(lambda: heard_at() != first)
+        second = heard_at()
+        wait_until(lambda: heard_at() != second)
+        assert [worker["job"] for worker in broker.workers.all()] == [job.id]
+        stop()
+        turn.check()
+
+    worker = Worker(
+        Role.SYNTHESIS,
+        work,
+        broker=broker,
+        storage=storage,
+        settings=Settings(storage=storage.root),
+        describe=describe,
+    )
+    worker.run()
+
+    assert types(broker, job) == ["job_created", "attempt_started", "attempt_released"]
+
+
+def test_the_task_of_a_worker_that_does_not_react_to_a_signal_is_given_back(
+    broker: Broker, job: JobRecord, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a phase of minutes that asks for nothing. The process ends by itself some seconds later."""
+    monkeypatch.setattr(heartbeat, "REACTION_SECONDS", 0.1)
+    monkeypatch.setattr(heartbeat, "STOPPING_SECONDS", 0.02)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.02)
+
+    def work(turn: Turn) -> None:
+        stop()
+        wait_until(lambda: types(broker, job)[-1] == "attempt_released")
+        with pytest.raises(LeaseLost):
+            turn.broker.shards.announce(turn.attempt, manifest_of(turn.attempt, 0), {})
+        with pytest.raises(LeaseLost):
+            turn.check()
+
+    run(work)
+
+    assert claim(broker).number == 2

@@ -19,8 +19,9 @@ from shared.shards.format import SampleBatch, seal, write_shard
 from shared.shards.manifest import ShardManifest
 from shared.storage import Storage, StorageUnavailable, job_paths
 from shared.worker import loop, quarantine, storage_hold, work_files
-from shared.worker.loop import Turn, Worker
+from shared.worker.loop import Worker
 from shared.worker.quarantine import verify_all
+from shared.worker.turn import Turn
 from shared.worker.work_files import WorkFiles
 from tests.shared.broker.test_leases import claim
 from tests.specs import small_job

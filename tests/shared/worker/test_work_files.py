@@ -10,7 +10,7 @@ import torch
 from shared.broker import Attempt, Broker, LeaseLost
 from shared.storage import Storage, job_paths
 from shared.worker import work_files
-from shared.worker.loop import Turn
+from shared.worker.turn import Turn
 from shared.worker.work_files import WorkFiles, encode, pointer_to
 from tests.shared.broker.test_leases import claim
 from tests.specs import small_job

@@ -9,7 +9,7 @@ import pytest
 from shared.broker import Broker
 from shared.jobs import JobRecord, Role
 from shared.storage import Storage
-from shared.worker.loop import Turn, TurnYielded
+from shared.worker.turn import Turn, TurnYielded
 from synth_service.synthesis import pacing
 from synth_service.synthesis.pacing import Backpressure
 from tests.shared.broker.manifests import manifest_of
