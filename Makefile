@@ -7,13 +7,14 @@ SOURCES := shared synth_service distiller tests examples benchmarks docs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test chaos fuzz fuzz-coverage lint types format clean
+.PHONY: help setup demo test chaos fuzz fuzz-coverage attack lint types format clean
 
 help:
 	@echo "make demo    set up, then distil a network that reads digits without a digit"
 	@echo "make test    set up, then run the tests"
 	@echo "make chaos   ten minutes of real jobs while everything that can fail does"
 	@echo "make fuzz    thousands of generated requests against the real API"
+	@echo "make attack  250 hostile inputs against a running service; one JSON object of what came of it"
 	@echo "make fuzz-coverage   half an hour for each reader of strangers' data, guided by coverage (CPython 3.11 or 3.12)"
 	@echo "make lint    ruff: rules and format; import contracts"
 	@echo "make types   mypy --strict, tests included"
@@ -45,6 +46,9 @@ fuzz: $(STAMP)
 
 fuzz-coverage: $(STAMP)
 	@$(VENV)/bin/python -m tests.fuzz.coverage
+
+attack: $(STAMP)
+	@$(VENV)/bin/python -m tests.attack
 
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check $(SOURCES)

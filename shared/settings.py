@@ -107,6 +107,12 @@ class Settings(BaseSettings):
     )
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    max_memory_bytes: int | None = Field(
+        None,
+        ge=500_000_000,
+        description="Data that a worker on the CPU may hold; a job that asks for more fails with the field to change. "
+        "Unset: nine tenths of the machine's memory, or of the container's.",
+    )
     threads: int | None = Field(None, ge=1, description="Torch threads of this process; unset: torch's default.")
     compile_networks: bool = Field(
         False, description="Compile generator and student with torch.compile for synthesis; needs a C++ compiler."

@@ -28,6 +28,7 @@ from shared.storage import Storage
 from shared.storage.durable_files import is_full
 from shared.storage.identity import StorageIdentity
 from shared.storage.outages import will_pass
+from shared.worker.memory import is_out_of_memory, out_of_memory
 from shared.worker.retention import SWEEP_SECONDS, sweep
 from shared.worker.stopping import StopFlag
 from shared.worker.storage_hold import LONGEST_PAUSE_SECONDS
@@ -168,6 +169,15 @@ class Worker:
                 # The lease expires by itself and the task is taken up again.
                 logger.error("server_unreachable", error=str(error))
 
+    def _do(self, turn: Turn) -> None:
+        """The work. Out of memory before anything was done is the job's doing: the next attempt would end there too."""
+        try:
+            self._work(turn)
+        except Exception as error:
+            if is_out_of_memory(error) and not turn.has_progressed:
+                raise out_of_memory(turn.attempt.task.role, turn.spec, error) from error
+            raise
+
     def _settle(self, attempt: Attempt) -> None:
         """Does the work and tells the broker how it ended. Raises LeaseLost when that no longer counts."""
         leases = self._broker.leases
@@ -175,7 +185,7 @@ class Worker:
             self._show(attempt.job_id)
             describe = partial(self._register, attempt.job_id)
             with Turn(attempt, self._broker, self._storage, self._settings, self._stopping, describe) as turn:
-                self._work(turn)
+                self._do(turn)
             logger.info("attempt_finished")
         except (LeaseLost, redis.RedisError):
             raise

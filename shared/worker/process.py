@@ -17,6 +17,7 @@ from shared.networks.devices import choose_device, describe_device, limit_thread
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.worker.loop import Worker
+from shared.worker.memory import limit_memory
 from shared.worker.turn import Turn
 
 
@@ -33,6 +34,7 @@ def run_worker(role: Role, work: Callable[[Turn], None]) -> None:
     limit_threads(settings.threads)
     try:
         device = choose_device(settings.device)
+        limit_memory(device, settings.max_memory_bytes)
         broker = Broker(settings.redis_url, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
         storage = Storage(settings.storage, create=False)  # the mount point of a volume that is away stays bare
     except ValueError as error:

@@ -25,6 +25,7 @@ from typing import Any, Final, Literal
 import torch
 
 from shared.errors import UserError
+from shared.worker.memory import is_out_of_memory
 
 POLL_SECONDS: Final = 0.1
 _PR_SET_PDEATHSIG: Final = 1
@@ -116,10 +117,3 @@ def _run_and_exit(work: Callable[[], object], writer: int, seconds: float) -> No
         os.write(writer, json.dumps(said).encode()[:60_000])
     finally:
         os._exit(0)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch on the CPU, or torch on a GPU could not get memory."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "bad_alloc" in str(error))

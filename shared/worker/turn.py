@@ -84,6 +84,11 @@ class Turn:
         """Units done so far; the next heartbeat reports them with the recent rate."""
         self._heartbeat.done = done
 
+    @property
+    def has_progressed(self) -> bool:
+        """Whether any unit of work was done in this turn."""
+        return bool(self._heartbeat.done)
+
     def pause(self, seconds: float) -> None:
         """Waits, but not past the end of the turn. Raises as ``check``."""
         self._stopping.wait(seconds)
