@@ -20,7 +20,7 @@ from shared.shards.format import DamagedShard, read_shard
 from shared.shards.patterns import expand_shards
 from shared.shards.reader import iter_samples
 from shared.storage import PathOutsideStorage, job_paths
-from shared.worker.quarantine import read_twice, set_aside
+from shared.worker.quarantine import quarantine, read_twice
 from shared.worker.turn import Turn
 
 START = "0"
@@ -51,7 +51,7 @@ class JobShards:
             self._turn.check()
             images = self._read(shard, consumed=True)
             if images is not None:
-                # Counted anew: a shard may have been set aside since the position was saved.
+                # Counted anew: a shard may have been quarantined since the position was saved.
                 self.shards += 1
                 yield images
 
@@ -72,7 +72,7 @@ class JobShards:
                 yield images
 
     def reopen(self) -> None:
-        """Shards that were taken have been set aside since, and others will come in their place."""
+        """Shards that were taken have been quarantined since, and others will come in their place."""
         self.is_complete = False
         self.shards = self._turn.broker.jobs.shards_consumed(self._job_id)
 
@@ -85,7 +85,7 @@ class JobShards:
         return {"position": self.position}
 
     def _read(self, shard: AnnouncedShard, *, consumed: bool) -> NDArray[Any] | None:
-        """A verified shard's images, or None when it had to be set aside."""
+        """A verified shard's images, or None when it had to be quarantined."""
         manifest = shard.manifest
         name = f"{job_paths.shards(manifest.job)}/{manifest.name}"
 
@@ -96,7 +96,7 @@ class JobShards:
         try:
             return read_twice(self._turn, shard, read)
         except DamagedShard as damage:
-            set_aside(self._turn, shard, damage, consumed=consumed)
+            quarantine(self._turn, shard, damage, consumed=consumed)
             return None
 
 

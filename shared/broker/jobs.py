@@ -196,6 +196,10 @@ class Jobs:
             raise ModelMissing
         return self.get(outcome)
 
+    def exists(self, job_id: str) -> bool:
+        """Whether there is such a job."""
+        return bool(self._redis.exists(keys.job(job_id)))
+
     def get(self, job_id: str) -> JobRecord:
         """One job, in one round trip.
 

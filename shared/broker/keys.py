@@ -30,6 +30,9 @@ UNTIDY: Final = Key(f"{PREFIX}jobs:untidy")
 DELETED: Final = Key(f"{PREFIX}jobs:deleted")
 """Set of the ids of jobs that are gone here and whose files have yet to follow."""
 
+TIDY_AGAIN: Final = Key(f"{PREFIX}jobs:tidy-again")
+"""Sorted set of the ids of jobs that have ended or are gone, by when to look once more for what the dead have left."""
+
 SESSION_SECRET: Final = Key(f"{PREFIX}session-secret")
 """String: what signs the dashboard's sign-ins."""
 

@@ -56,9 +56,25 @@ def _at_rest(*, student: Key, dead_after_seconds: float) -> list[str]:
     ...
 
 
-@job_script("if get('finished_at') == finished_at then redis.call('SREM', KEYS[6], job_id) end")
-def _is_tidy(*, finished_at: str) -> None:
+@job_script("""
+if get('finished_at') == finished_at then
+  redis.call('SREM', KEYS[6], job_id)
+  redis.call('ZADD', tidy_again, tonumber(now()) + again_seconds, job_id)
+end
+""")
+def _is_tidy(*, tidy_again: Key, finished_at: str, again_seconds: float) -> None:
     """A job that was retried and has ended again is untidy again."""
+
+
+@script("""
+redis.call('SREM', deleted, job_id)
+redis.call('ZADD', tidy_again, redis.call('TIME')[1] + again_seconds, job_id)
+""")
+def _files_are_deleted(*, deleted: Key, tidy_again: Key, job_id: str, again_seconds: float) -> None: ...
+
+
+@script("return redis.call('ZRANGEBYSCORE', tidy_again, '-inf', redis.call('TIME')[1])")
+def _due(*, tidy_again: Key) -> list[str]: ...
 
 
 @script("""
@@ -76,6 +92,10 @@ return removed
 def _forget_consumers(*, queue: Key, group: str, idle_seconds: float) -> int:
     """Asking and removing are one step, as a removed consumer's claims go too."""
     ...
+
+
+TIDY_AGAIN_SECONDS = 3600.0
+"""After which a job's files are looked at once more. A worker that was frozen for longer clears up after itself."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +153,22 @@ class Retention:
         return sorted(self._redis.smembers(keys.DELETED))
 
     def files_are_deleted(self, job_id: str) -> None:
-        """Notes that nothing is left of a deleted job."""
-        self._redis.srem(keys.DELETED, job_id)
+        """Notes that nothing is left of a deleted job, for now: a worker that was presumed dead may still wake up."""
+        _files_are_deleted(
+            self._redis,
+            deleted=keys.DELETED,
+            tidy_again=keys.TIDY_AGAIN,
+            job_id=job_id,
+            again_seconds=TIDY_AGAIN_SECONDS,
+        )
+
+    def due_again(self) -> list[str]:
+        """Ids of jobs, ended or gone, that were tidied so long ago that all their workers have woken up or are dead."""
+        return _due(self._redis, tidy_again=keys.TIDY_AGAIN)
+
+    def is_tidy_for_good(self, job_id: str) -> None:
+        """Notes that nobody needs to look at an ended or deleted job any more."""
+        self._redis.zrem(keys.TIDY_AGAIN, job_id)
 
     def untidy(self) -> list[str]:
         """Ids of jobs that have ended and may have left working files."""
@@ -151,7 +185,13 @@ class Retention:
 
     def is_tidy(self, job: AtRest) -> None:
         """Notes that an ended job has left nothing behind, unless it was retried meanwhile."""
-        _is_tidy(self._redis, Caller(job.id), finished_at=job.finished_at)
+        _is_tidy(
+            self._redis,
+            Caller(job.id),
+            tidy_again=keys.TIDY_AGAIN,
+            finished_at=job.finished_at,
+            again_seconds=TIDY_AGAIN_SECONDS,
+        )
 
     def may_sweep(self, every_seconds: float) -> bool:
         """Whether it is the caller's turn to tidy up; of all callers, one in each period."""

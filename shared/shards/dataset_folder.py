@@ -34,17 +34,21 @@ SIZE_CATEGORIES = (
 )
 
 
-def remove_unlisted(storage: Storage, folder: str, manifests: Sequence[ShardManifest]) -> list[str]:
-    """Delete every file in ``shards/`` that is of no listed shard, and return their names.
+def remove_unlisted(storage: Storage, folder: str, manifests: Sequence[ShardManifest], present: Sequence[str]) -> None:
+    """Delete every file of ``present`` that is of no listed shard.
 
-    Only for a job whose synthesis is finished: a shard that is about to be announced is not listed yet.
+    Args:
+        storage: where the job's folder is.
+        folder: output folder of the job.
+        manifests: of all its shards; its synthesis is finished.
+        present: names of files in ``shards/``, listed *before* the caller made sure that the job is still its own.
+            A file that appears later may be of somebody who has taken the job over meanwhile.
     """
     shards = f"{folder}/shards"
     listed = {f"{shards}/{name}" for manifest in manifests for name in (manifest.name, manifest.sidecar_name)}
-    unlisted = [name for name in storage.list(shards) if name not in listed]
-    for name in unlisted:
-        storage.delete(name)
-    return unlisted
+    for name in present:
+        if name not in listed:
+            storage.delete(name)
 
 
 def write_index(storage: Storage, folder: str, manifests: Sequence[ShardManifest], *, name: str = "") -> str:

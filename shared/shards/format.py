@@ -189,16 +189,28 @@ def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def seal(storage: Storage, folder: str, path: Path, manifest: ShardManifest) -> None:
-    """Publish a written shard: the tar, then its manifest. Gives the local file up.
+def stage(storage: Storage, staging: str, path: Path, manifest: ShardManifest) -> None:
+    """Store a written shard where no reader finds it, and give the local file up.
 
     Args:
         storage: where to.
-        folder: folder in the storage.
+        staging: folder in the storage.
         path: tar that ``write_shard`` wrote.
         manifest: its manifest.
     """
-    storage.put_file(path, f"{folder}/{manifest.name}", move=True)
+    storage.put_file(path, f"{staging}/{manifest.name}", move=True)
+
+
+def seal(storage: Storage, staging: str, folder: str, manifest: ShardManifest) -> None:
+    """Put a staged shard among the others: the tar, then its manifest. Can be repeated.
+
+    Args:
+        storage: where.
+        staging: folder that ``stage`` was given.
+        folder: of the shards.
+        manifest: of the shard.
+    """
+    storage.move(f"{staging}/{manifest.name}", f"{folder}/{manifest.name}")
     storage.put_bytes(manifest.model_dump_json().encode(), f"{folder}/{manifest.sidecar_name}")
 
 

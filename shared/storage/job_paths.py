@@ -82,6 +82,21 @@ def checkpoint_prefix(job_id: str, task: Task) -> str:
     return f"{work(job_id)}/{task.role}-{task.partition:02d}-"
 
 
+def staged_shard(job_id: str, shard_name: str) -> str:
+    """A shard that is written and not announced, where no reader of ``shards/*.tar`` finds it."""
+    return f"{staging(job_id)}/{shard_name}"
+
+
+def staging(job_id: str) -> str:
+    """Folder of the staged shards."""
+    return f"{work(job_id)}/shards"
+
+
+def staged_prefix(job_id: str, partition: int) -> str:
+    """With what the names of all staged shards of a partition begin."""
+    return f"{staging(job_id)}/{job_id}-{partition:02d}-"
+
+
 def snapshot(job_id: str, attempt: int, version: int) -> str:
     """A student snapshot for the adversarial term."""
     return f"{snapshot_prefix(job_id)}{attempt:02d}-{version:09d}.safetensors"

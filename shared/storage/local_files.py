@@ -100,6 +100,16 @@ class LocalFiles:
         if move:
             local.unlink(missing_ok=True)
 
+    def move(self, source: str, name: str) -> None:
+        """Renames a file, durably."""
+        target = self._target(name)
+        try:
+            durable_files.rename(self.path(source), target)
+        except FileNotFoundError:
+            if not target.exists():
+                raise
+            durable_files.sync_folder(target.parent)  # renamed by a first try, which failed right after
+
     def delete(self, name: str) -> None:
         """Removes the file."""
         self.path(name).unlink()

@@ -61,6 +61,15 @@ class ObjectStore:
         if move:
             local.unlink(missing_ok=True)
 
+    def move(self, source: str, name: str) -> None:
+        """Copies the object inside of the store, then removes it under its old name."""
+        try:
+            self._files.copy(self._of(source), self._of(name))
+        except FileNotFoundError:
+            self._info(name)  # copied by a first try, which failed right after
+        else:
+            self._files.rm_file(self._of(source))
+
     def delete(self, name: str) -> None:
         """Removes the object."""
         self._files.rm_file(self._of(name))

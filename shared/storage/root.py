@@ -176,6 +176,14 @@ class Storage:
         local.stat()  # that this one is missing is nothing to wait for
         self._write(name, lambda: self._files.put_file(local, name, move=move))
 
+    def move(self, source: str, name: str) -> None:
+        """Give a file another name, atomically; done already is done.
+
+        On object storage the copy appears first, and the old name goes after it.
+        """
+        check_name(source)
+        self._read(name, lambda: self._files.move(source, name))
+
     def delete(self, name: str) -> None:
         """Remove a file; no error when it is gone already, so that a repeated clean-up succeeds."""
         with suppress(FileNotFoundError):

@@ -27,7 +27,7 @@ def finish(turn: Turn, measured: dict[str, Any]) -> bool:
         measured: what goes into the job's result beside what synthesis says.
 
     Returns:
-        False when shards that were set aside must be made again first; the turn then goes on.
+        False when quarantined shards must be made again first; the turn then goes on.
     """
     leases = turn.broker.leases
     answer = leases.finish(turn.attempt)
@@ -45,6 +45,8 @@ def _complete_folder(turn: Turn, measured: dict[str, Any]) -> dict[str, Any]:
     """Writes index, card, grid and metrics; returns the job's result."""
     job_id, storage, broker = turn.attempt.job_id, turn.storage, turn.broker
     folder = job_paths.folder(job_id)
+    present = storage.list(job_paths.shards(job_id))
+    broker.leases.renew(turn.attempt)  # only whoever still has the task may remove anything
     manifests = broker.shards.manifests(job_id)
     result: dict[str, Any] = {}
     if manifests:
@@ -58,8 +60,7 @@ def _complete_folder(turn: Turn, measured: dict[str, Any]) -> dict[str, Any]:
             "synthesis_images_per_second": round(images / seconds, 3) if seconds else None,
             "grid": job_paths.grid(job_id),
         }
-        broker.leases.renew(turn.attempt)  # only whoever still has the task may remove anything
-        remove_unlisted(storage, folder, manifests)
+        remove_unlisted(storage, folder, manifests, present)
         write_grid(storage, folder, manifests, turn.scratch)
         write_index(storage, folder, manifests, name=turn.spec.name or job_id)
         write_dataset_card(storage, folder, manifests, turn.spec, grid=job_paths.grid(job_id).rpartition("/")[2])

@@ -63,7 +63,7 @@ def fetched(turn: Turn, shard: AnnouncedShard) -> Iterator[Path]:
             path.unlink(missing_ok=True)
 
 
-def set_aside(turn: Turn, shard: AnnouncedShard, damage: DamagedShard, *, consumed: bool) -> None:
+def quarantine(turn: Turn, shard: AnnouncedShard, damage: DamagedShard, *, consumed: bool) -> None:
     """Takes a damaged shard out of the job, has its images made again and removes its files.
 
     Of one that is missing nothing is removed: if it comes back, it is cleared away with all that is not of the job.
@@ -92,7 +92,7 @@ def verify_all(turn: Turn, *, consumed: bool) -> bool:
         consumed: the distiller has taken all of them.
 
     Returns:
-        Whether all are whole. Those that are not were set aside.
+        Whether all are whole. Those that are not were quarantined.
     """
     is_whole = True
     for shard in turn.broker.shards.until(turn.attempt.job_id):
@@ -100,7 +100,7 @@ def verify_all(turn: Turn, *, consumed: bool) -> bool:
         try:
             read_twice(turn, shard, partial(_verify, turn, shard))
         except DamagedShard as damage:
-            set_aside(turn, shard, damage, consumed=consumed)
+            quarantine(turn, shard, damage, consumed=consumed)
             is_whole = False
     return is_whole
 

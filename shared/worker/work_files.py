@@ -72,7 +72,7 @@ class WorkFiles:
 
         Args:
             names: of the files in the storage.
-            write: writes them; called again while the storage has no room.
+            write: writes them; called again while the storage has no room. May ask the broker for leave itself.
             fence: the call to the broker from which on they count.
             counted: whether they do after all. A refusal alone does not tell: when an answer was lost on the way, the
                 call is sent again, and by then it can be refused although the first one counted.
@@ -82,8 +82,8 @@ class WorkFiles:
             LeaseLost: another attempt has the task. After any other error it is open whether the files count, so
                 they stay until the job ends.
         """
-        self._turn.persist(write)
         try:
+            self._turn.persist(write)
             fence()
         except LeaseLost:
             if not counted():

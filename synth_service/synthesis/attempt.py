@@ -108,7 +108,7 @@ class Synthesis:
         turn, attempt = self._turn, self._turn.attempt
         with ShardWriter[ShardEnd](
             turn.storage,
-            job_paths.shards(attempt.job_id),
+            job_paths.staging(attempt.job_id),
             turn.scratch,
             job=attempt.job_id,
             partition=self._task.partition,

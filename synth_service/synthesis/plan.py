@@ -1,7 +1,7 @@
 """Which images a synthesis task makes next.
 
 The images of a partition are numbered from 0, and every number is to exist exactly once in a shard that
-counts. Fresh numbers follow each other; the numbers of a shard that was set aside as damaged are owed and
+counts. Fresh numbers follow each other; the numbers of a shard that was quarantined are owed and
 come first. Targets follow from the number, so classes are balanced within any run of numbers to ±1.
 """
 
@@ -40,7 +40,7 @@ class PartitionPlan:
         self.refresh(position)
 
     def refresh(self, position: SynthesisPosition) -> None:
-        """Takes in what was set aside since. Call it only when every planned shard is announced."""
+        """Takes in what was quarantined since. Call it only when every planned shard is announced."""
         self._owed = deque(position.owed)
 
     def next_shard(self) -> ShardPlan | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from shared.shards.format import seal
 from shared.shards.manifest import ShardManifest
 from shared.storage import job_paths
 from shared.worker.turn import Turn
@@ -43,12 +44,15 @@ class ShardPublisher:
         """
         attempt = self._turn.attempt
         self._checkpoint_name = pointer["name"] if pointer else None
-        prefix = job_paths.checkpoint_prefix(attempt.job_id, attempt.task)
-        self._files.adopt((prefix,), in_use={self._checkpoint_name})
+        prefixes = (
+            job_paths.checkpoint_prefix(attempt.job_id, attempt.task),
+            job_paths.staged_prefix(attempt.job_id, attempt.task.partition),
+        )
+        self._files.adopt(prefixes, in_use={self._checkpoint_name})
         return self._files.load(pointer) if pointer else None
 
     def announce(self, manifest: ShardManifest, end: ShardEnd) -> None:
-        """Stores the state at the shard's end and announces both.
+        """Stores the state at the shard's end, puts the shard among the others and announces both.
 
         Raises:
             LeaseLost: another attempt has the task; the shard does not count and its files are gone.
@@ -56,12 +60,19 @@ class ShardPublisher:
         turn, attempt, shards = self._turn, self._turn.attempt, self._turn.broker.shards
         name = job_paths.checkpoint(attempt.job_id, attempt.task, attempt.number, manifest.index)
         pointer = pointer_to(name, end.state, rounds=end.rounds, synthesis_seconds=end.seconds)
-        folder = job_paths.shards(attempt.job_id)
+        staging, folder = job_paths.staging(attempt.job_id), job_paths.shards(attempt.job_id)
+
+        def write() -> None:
+            turn.storage.put_bytes(end.state, name)
+            turn.broker.leases.renew(attempt)  # nobody who was declared dead puts a shard among the others
+            seal(turn.storage, staging, folder, manifest)
+
         self._files.publish(
             name,
             f"{folder}/{manifest.sidecar_name}",
             f"{folder}/{manifest.name}",
-            write=partial(turn.storage.put_bytes, end.state, name),
+            job_paths.staged_shard(attempt.job_id, manifest.name),
+            write=write,
             fence=partial(shards.announce, attempt, manifest, pointer),
             counted=partial(shards.is_announced, manifest),
             instead_of=self._checkpoint_name,

@@ -11,12 +11,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from shared.logs import in_this_context
-from shared.shards.format import SampleBatch, seal, write_shard
+from shared.shards.format import SampleBatch, stage, write_shard
 from shared.shards.manifest import ImageFormat, ShardManifest
 from shared.shards.reader import CLASS_NUMBERS
 from shared.storage import Storage
@@ -35,8 +36,9 @@ class ShardWriter(Generic[Payload]):
     """A background writer of one partition's shards. Use it as a context manager, from one thread.
 
     Args:
-        storage: where sealed shards go.
-        folder: folder in the storage.
+        storage: where shards go.
+        staging: folder in it. What was written and not fetched goes when the writer is given up, so that nobody who
+            was declared dead leaves anything behind.
         local_folder: where a shard is written first; on the disk of a local storage it is only renamed.
         job, partition, attempt: whose shards these are.
         image_format: of the image members.
@@ -51,7 +53,7 @@ class ShardWriter(Generic[Payload]):
     def __init__(
         self,
         storage: Storage,
-        folder: str,
+        staging: str,
         local_folder: Path,
         *,
         job: str,
@@ -65,7 +67,7 @@ class ShardWriter(Generic[Payload]):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._storage = storage
-        self._folder = folder
+        self._staging = staging
         self._local_folder = local_folder
         self._job = job
         self._partition = partition
@@ -148,7 +150,17 @@ class ShardWriter(Generic[Payload]):
         if self._thread.is_alive():
             self._waiting.put(None)
             self._thread.join()
+            if abandon:
+                self._discard_unfetched()
             self._unsealed = self._sealed.qsize()
+
+    def _discard_unfetched(self) -> None:
+        storage = self._storage.impatient()
+        while not self._sealed.empty():
+            result = self._sealed.get()
+            if isinstance(result, tuple):
+                with suppress(OSError):  # it goes with the job
+                    storage.delete(f"{self._staging}/{result[0].name}")
 
     def __enter__(self) -> Self:
         return self
@@ -201,7 +213,7 @@ class ShardWriter(Generic[Payload]):
             labels=self._labels,
         )
         try:
-            seal(self._storage, self._folder, path, manifest)
+            stage(self._storage, self._staging, path, manifest)
         except BaseException:
             path.unlink(missing_ok=True)
             raise

@@ -130,7 +130,15 @@ def check_nothing_is_left(cluster: Cluster, jobs: list[str]) -> Iterator[str]:
         queue = keys.queue(role)
         if redis.xlen(queue) or redis.xpending(queue, keys.GROUP)["pending"]:
             yield f"{queue} is not empty"
-    allowed = {keys.HEARD, keys.JOBS, keys.SWEEPER, keys.STATISTICS, keys.WORKERS, *(keys.queue(role) for role in Role)}
+    allowed = {
+        keys.HEARD,
+        keys.TIDY_AGAIN,
+        keys.JOBS,
+        keys.SWEEPER,
+        keys.STATISTICS,
+        keys.WORKERS,
+        *(keys.queue(role) for role in Role),
+    }
     for job in jobs:
         allowed |= {keys.job(job), keys.events(job), keys.shards(job), keys.metrics(job), keys.student(job)}
         allowed |= {keys.metrics_overview(job), keys.metrics_open(job)}
@@ -155,7 +163,7 @@ def takeovers(cluster: Cluster, job_id: str) -> int:
 
 
 def damaged_shards(cluster: Cluster, job_id: str) -> int:
-    """Shards that were found damaged and set aside."""
+    """Shards that were found damaged and quarantined."""
     return sum(event.type == "shard_damaged" for event in cluster.broker.reports.events(job_id, limit=100_000))
 
 

@@ -1,4 +1,4 @@
-"""Shards that are not what they were: found, told, set aside and made again, so that the promised number stands."""
+"""Shards that are not what they were: found, told, quarantined and made again, so that the promised number stands."""
 
 from __future__ import annotations
 

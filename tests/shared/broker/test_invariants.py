@@ -149,7 +149,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self._write(attempt, lambda: self.broker.shards.announce(attempt, manifest, {"name": manifest.name}))
 
     @rule(attempt=attempts, place=st.integers(0, 5), consumed=st.booleans())
-    def set_aside(self, attempt: Attempt, place: int, consumed: bool) -> None:
+    def quarantine(self, attempt: Attempt, place: int, consumed: bool) -> None:
         if attempt.task.role is not Role.DISTILLATION:
             return
         shards = list(self.broker.shards.until(attempt.job_id))

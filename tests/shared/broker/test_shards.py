@@ -104,7 +104,7 @@ def test_a_shard_is_known_to_count_without_a_look_at_all(broker: Broker, monkeyp
     assert len(asked) <= 2
 
 
-def test_a_shard_that_is_set_aside_is_owed_once_and_made_good_by_another(broker: Broker, job: JobRecord) -> None:
+def test_a_shard_that_is_quarantined_is_owed_once_and_made_good_by_another(broker: Broker, job: JobRecord) -> None:
     synthesis, distillation = claim(broker), claim(broker, Role.DISTILLATION)
     for index in range(2):
         broker.shards.announce(synthesis, manifest_of(synthesis, index), {})

@@ -13,7 +13,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from shared.shards.dataset_folder import dataset_card, remove_unlisted, write_dataset_card, write_index
-from shared.shards.format import seal
+from shared.shards.format import seal, stage
 from shared.shards.manifest import ImageFormat, ShardManifest
 from shared.shards.picture_grid import write_grid
 from shared.specs import JobSpec
@@ -45,7 +45,8 @@ def make_folder(storage: Storage, tmp_path: Path, image_format: ImageFormat = "p
     manifests = []
     for index, samples in enumerate(BATCHES):
         path, manifest = shard(tmp_path / "local", samples, index=index, image_format=image_format)
-        seal(storage, f"{FOLDER}/shards", path, manifest)
+        stage(storage, "staging", path, manifest)
+        seal(storage, "staging", f"{FOLDER}/shards", manifest)
         manifests.append(manifest)
     storage.put_bytes(b"weights", f"{FOLDER}/student.safetensors")
     storage.put_bytes(b"{}", f"{FOLDER}/metrics.json")
@@ -144,9 +145,11 @@ def test_what_no_manifest_lists_is_removed(storage: Storage, tmp_path: Path) -> 
     manifests = make_folder(storage, tmp_path)
     before = storage.list()
     path, manifest = shard(tmp_path / "zombie", BATCHES[1], index=1, attempt=0)
-    seal(storage, f"{FOLDER}/shards", path, manifest)
-    removed = remove_unlisted(storage, FOLDER, manifests)
-    assert sorted(removed) == [f"{FOLDER}/shards/{name}" for name in sorted([manifest.name, manifest.sidecar_name])]
+    stage(storage, "staging", path, manifest)
+    seal(storage, "staging", f"{FOLDER}/shards", manifest)
+    present = storage.list(f"{FOLDER}/shards")
+    assert set(present) - set(before) == {f"{FOLDER}/shards/{name}" for name in (manifest.name, manifest.sidecar_name)}
+    remove_unlisted(storage, FOLDER, manifests, present)
     assert storage.list() == before
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from shared.errors import UserError
-from shared.shards.format import DamagedShard, SampleBatch, discard, read_shard, seal, verify_shard, write_shard
+from shared.shards.format import DamagedShard, SampleBatch, discard, read_shard, seal, stage, verify_shard, write_shard
 from shared.shards.manifest import ImageFormat, ShardManifest
 from shared.storage import Storage
 from tests.shared.samples import JOB, batch, shard
@@ -159,7 +159,8 @@ def test_a_whole_shard_verifies(tmp_path: Path) -> None:
 
 def test_a_sealed_shard_lies_beside_its_manifest_and_can_be_discarded(storage: Storage, tmp_path: Path) -> None:
     path, manifest = shard(tmp_path / "local", batch(6))
-    seal(storage, "jobs/a/shards", path, manifest)
+    stage(storage, "staging", path, manifest)
+    seal(storage, "staging", "jobs/a/shards", manifest)
     assert list((tmp_path / "local").iterdir()) == []
     tar, sidecar = f"jobs/a/shards/{manifest.name}", f"jobs/a/shards/{manifest.sidecar_name}"
     assert storage.list() == sorted([tar, sidecar])

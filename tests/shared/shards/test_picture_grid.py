@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.shards.format import seal
+from shared.shards.format import seal, stage
 from shared.shards.picture_grid import GAP, LABEL_WIDTH, picture_grid, write_grid
 from shared.storage import Storage
 from tests.shared.samples import batch, shard
@@ -58,7 +58,8 @@ def test_a_grid_of_shards_runs_from_early_to_late(storage: Storage, tmp_path: Pa
     manifests = []
     for index in range(4):
         path, manifest = shard(tmp_path / "local", batch(9, height=16, width=16, seed=index), index=index)
-        seal(storage, "jobs/a/shards", path, manifest)
+        stage(storage, "staging", path, manifest)
+        seal(storage, "staging", "jobs/a/shards", manifest)
         manifests.append(manifest)
     name = write_grid(storage, "jobs/a", manifests, tmp_path / "scratch", columns=4)
     assert name == "jobs/a/grid.png"

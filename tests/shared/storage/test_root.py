@@ -267,3 +267,15 @@ def test_storage_needs_neither_torch_nor_numpy_nor_pillow() -> None:
 def test_an_object_has_the_name_that_another_client_expects(s3_server: str) -> None:
     Storage(f"s3://{BUCKET}/direct/").put_bytes(b"content", "a/b")
     assert s3fs.S3FileSystem().cat(f"{BUCKET}/direct/a/b") == b"content"
+
+
+def test_a_file_is_moved_at_once_and_only_once(storage: Storage) -> None:
+    storage.put_bytes(b"x", "a/b")
+    for _ in range(2):  # the second as after a lost answer
+        storage.move("a/b", "c/d")
+
+    assert storage.list() == ["c/d"]
+    with pytest.raises(FileNotFoundError):
+        storage.move("a/b", "e")
+    with pytest.raises(PathOutsideStorage):
+        storage.move("../a", "e")

@@ -46,7 +46,7 @@ def test_a_deleted_job_leaves_no_key_and_no_file(broker: Broker, storage: Storag
     delete_job(broker, storage, ended.id)
 
     left = set(broker.redis.scan_iter())
-    assert left <= {keys.HEARD, keys.STATISTICS, *(keys.queue(role) for role in Role)}
+    assert left <= {keys.HEARD, keys.STATISTICS, keys.TIDY_AGAIN, *(keys.queue(role) for role in Role)}
     assert storage.list() == []
     with pytest.raises(KeyError):
         delete_job(broker, storage, ended.id)
@@ -198,3 +198,51 @@ def test_the_folder_of_a_killed_process_is_removed_and_that_of_a_living_one_kept
     assert (dead.exists(), living.path.exists()) == (False, True)
     living.close()
     assert not living.path.exists()
+
+
+def test_what_a_worker_leaves_that_woke_up_after_the_end_goes_an_hour_later(
+    broker: Broker, storage: Storage, ended: JobRecord
+) -> None:
+    sweep(broker, storage)
+    before = storage.list()
+    zombies = [f"{job_paths.shards(ended.id)}/zombie.tar", job_paths.staged_shard(ended.id, "zombie.tar")]
+    for name in zombies:
+        storage.put_bytes(b"late", name)
+    sweep(broker, storage)
+    assert set(storage.list()) == {*before, *zombies}
+
+    an_hour_passes(broker)
+    sweep(broker, storage)
+
+    assert storage.list() == before
+    assert broker.retention.due_again() == []
+
+
+def test_files_of_a_deleted_job_that_come_back_go_an_hour_later(
+    broker: Broker, storage: Storage, ended: JobRecord
+) -> None:
+    delete_job(broker, storage, ended.id)
+    storage.put_bytes(b"late", job_paths.staged_shard(ended.id, "zombie.tar"))
+
+    an_hour_passes(broker)
+    sweep(broker, storage)
+
+    assert storage.list() == []
+    assert not (Path(storage.root) / job_paths.folder(ended.id)).exists()
+
+
+def test_a_job_that_was_retried_meanwhile_keeps_its_files(broker: Broker, storage: Storage, ended: JobRecord) -> None:
+    sweep(broker, storage)
+    broker.jobs.retry(ended.id)
+    staged = job_paths.staged_shard(ended.id, "new.tar")
+    storage.put_bytes(b"new", staged)
+
+    an_hour_passes(broker)
+    sweep(broker, storage)
+
+    assert staged in storage.list()
+
+
+def an_hour_passes(broker: Broker) -> None:
+    for job_id in broker.redis.zrange(keys.TIDY_AGAIN, 0, -1):
+        broker.redis.zincrby(keys.TIDY_AGAIN, -3601, job_id)

@@ -15,7 +15,7 @@ import pytest
 from shared.broker import Attempt, Broker
 from shared.jobs import JobRecord, Role, State, Task
 from shared.settings import Settings
-from shared.shards.format import SampleBatch, seal, write_shard
+from shared.shards.format import SampleBatch, seal, stage, write_shard
 from shared.shards.manifest import ShardManifest
 from shared.storage import Storage, StorageUnavailable, job_paths
 from shared.worker import loop, quarantine, storage_hold, work_files
@@ -210,7 +210,8 @@ def sealed(broker: Broker, storage: Storage, attempt: Attempt) -> ShardManifest:
         image_format="png",
         created_at=0.0,
     )
-    seal(storage, job_paths.shards(attempt.job_id), path, manifest)
+    stage(storage, "staging", path, manifest)
+    seal(storage, "staging", job_paths.shards(attempt.job_id), manifest)
     broker.shards.announce(attempt, manifest, {"name": "x"})
     return manifest
 

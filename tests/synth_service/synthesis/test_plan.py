@@ -1,4 +1,4 @@
-"""Every image number exactly once, whatever was set aside."""
+"""Every image number exactly once, whatever was quarantined."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +34,7 @@ def test_fresh_and_owed_numbers_make_up_the_partition(images: int, partitions: i
         assert all(shard.images <= spec.images_per_shard for shard in shards)
 
 
-def test_what_was_set_aside_meanwhile_comes_next() -> None:
+def test_what_was_quarantined_meanwhile_comes_next() -> None:
     spec = small_job().synthesis
     assert spec is not None
     plan = PartitionPlan(spec, 0, position(next_index=4, next_image=64))

@@ -30,7 +30,7 @@ class GatedStorage(Storage):
 
 def writer(storage: Storage, scratch: Path, **options: Any) -> ShardWriter[str]:
     settings: dict[str, Any] = {"job": JOB, "partition": 0, "attempt": 1, "image_format": "png", **options}
-    return ShardWriter(storage, "jobs/a/shards", scratch, **settings)
+    return ShardWriter(storage, "jobs/a/work/shards", scratch, **settings)
 
 
 def test_shards_come_back_in_order_with_their_payload(storage: Storage, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_shards_come_back_in_order_with_their_payload(storage: Storage, tmp_path
     assert [manifest.first_image for manifest, _ in done] == [0, 4, 8, 12, 16]
     assert {manifest.created_at for manifest, _ in done} == {7.0}
     for manifest, _ in done:
-        path = storage.local_path(f"jobs/a/shards/{manifest.name}")
+        path = storage.local_path(f"jobs/a/work/shards/{manifest.name}")
         assert path is not None
         verify_shard(path, manifest)
     assert list((tmp_path / "scratch").iterdir()) == []
@@ -56,10 +56,7 @@ def test_a_shard_is_given_only_once_it_is_sealed(tmp_path: Path) -> None:
         assert list(shards.sealed()) == []
         storage.gate.release()
         ((manifest, _),) = wait_until(lambda: list(shards.sealed()))
-        assert storage.list() == [
-            f"jobs/a/shards/{manifest.sidecar_name}",
-            f"jobs/a/shards/{manifest.name}",
-        ]
+        assert storage.list() == [f"jobs/a/work/shards/{manifest.name}"]
 
 
 def test_submit_waits_while_too_many_shards_are_unwritten(tmp_path: Path) -> None:
@@ -189,5 +186,24 @@ def test_a_wait_for_room_ends_when_the_caller_gives_up(tmp_path: Path) -> None:
         with pytest.raises(InterruptedError):
             list(shards.sealed(block=True))
         shards.close(abandon=True)
+
+    assert storage.list() == []
+
+
+def test_a_writer_that_is_given_up_leaves_nothing_that_was_not_fetched(storage: Storage, tmp_path: Path) -> None:
+    """As of a worker that was frozen, and finds that another one has its task."""
+
+    class Lost(Exception):
+        pass
+
+    def work() -> None:
+        with writer(storage, tmp_path / "scratch") as shards:
+            for index in range(3):
+                shards.submit(index, 0, [batch(2)], "")
+            wait_until(lambda: len(storage.list()) == 3)
+            raise Lost
+
+    with pytest.raises(Lost):
+        work()
 
     assert storage.list() == []

@@ -180,7 +180,7 @@ def test_shards_are_listed_newest_first_in_pages(client: TestClient, broker: Bro
     assert f"{4 * count} images" in page(client, job, "/classes")
 
 
-def test_a_shard_that_was_set_aside_is_no_longer_counted(
+def test_a_shard_that_was_quarantined_is_no_longer_counted(
     client: TestClient, broker: Broker, storage: Storage, job: JobRecord
 ) -> None:
     synthesis, distillation = claim(broker, Role.SYNTHESIS), claim(broker, Role.DISTILLATION)
