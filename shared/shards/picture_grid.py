@@ -1,4 +1,4 @@
-"""A picture grid: one row of small images for each class, so that a person sees at a glance what was made."""
+"""A picture grid: a row of small images for each class, so that a person sees at a glance what was made."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def picture_grid(
             the first one in gray.
         targets: (N,).
         columns: images in a row, spread evenly over those of the class in the order given.
-        max_rows: of more classes than that, so many are shown, spread evenly.
+        max_rows: more classes than that stand beside each other, where each has few enough images; of those that still
+            find no place, some are shown, spread evenly.
         scale: pixels are repeated so many times each way; by default such that small images are readable.
             Large ones are shrunk.
 
@@ -46,21 +47,28 @@ def picture_grid(
     scale = scale or max(1, math.ceil(SMALLEST_TILE / max(height, width)))
     shrink = min(1.0, LARGEST_TILE / (max(height, width) * scale))
     tile = (max(1, round(width * scale * shrink)), max(1, round(height * scale * shrink)))
-    rows = _spread(np.unique(targets), max_rows)
+    classes, counts = np.unique(targets, return_counts=True)
+    per_class = min(columns, int(counts.max()))
+    # Many classes of few images each stand beside each other; one below the other they would leave the right blank.
+    beside = max(1, min(columns // per_class, math.ceil(len(classes) / max_rows)))
+    per_class = columns if beside == 1 else per_class
+    group = LABEL_WIDTH + per_class * (tile[0] + GAP)
+    chosen = _spread(classes, max_rows * beside)
     color = "RGB" if images.shape[1] >= 3 else "L"
-    size = (LABEL_WIDTH + columns * (tile[0] + GAP) + GAP, len(rows) * (tile[1] + GAP) + GAP)
+    size = (beside * group + GAP, math.ceil(len(chosen) / beside) * (tile[1] + GAP) + GAP)
     canvas = Image.new(color, size, "white")
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default_imagefont()  # a bitmap: the same on every machine
-    for row, target in enumerate(rows):
+    for place, target in enumerate(chosen):
+        row, left = place // beside, place % beside * group
         top = GAP + row * (tile[1] + GAP)
-        draw.text((GAP, top + tile[1] // 2 - 6), str(target), fill="black", font=font)
-        for column, image in enumerate(_spread(np.flatnonzero(targets == target), columns)):
+        draw.text((left + GAP, top + tile[1] // 2 - 6), str(target), fill="black", font=font)
+        for column, image in enumerate(_spread(np.flatnonzero(targets == target), per_class)):
             shown = images[image][:3] if color == "RGB" else images[image][:1]
             picture = to_picture(shown).resize(
                 tile, Image.Resampling.NEAREST if shrink == 1.0 else Image.Resampling.BOX
             )
-            canvas.paste(picture, (LABEL_WIDTH + GAP + column * (tile[0] + GAP), top))
+            canvas.paste(picture, (left + LABEL_WIDTH + GAP + column * (tile[0] + GAP), top))
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -49,9 +49,18 @@ def test_any_number_of_channels_can_be_shown(channels: int, mode: str) -> None:
 
 
 def test_large_images_are_shrunk_and_many_classes_thinned_out() -> None:
-    grid = pixels(picture_grid(flat(list(range(60)), size=256), np.arange(60), columns=3, max_rows=4))
+    targets = np.repeat(np.arange(60), 2)
+    grid = pixels(picture_grid(flat(targets.tolist(), size=256), targets, columns=3, max_rows=4))
     assert grid.shape == (4 * 132 + GAP, LABEL_WIDTH + 3 * 132 + GAP)
     assert [tile(grid, row, 0, 128)[0, 0] for row in range(4)] == [0, 20, 39, 59]
+
+
+def test_a_thousand_classes_of_one_image_each_fill_the_picture() -> None:
+    grid = pixels(picture_grid(flat([number % 200 for number in range(1000)], size=256), np.arange(1000)))
+    group = LABEL_WIDTH + 132
+    assert grid.shape == (20 * 132 + GAP, 10 * group + GAP)
+    shown = [grid[GAP + row * 132, LABEL_WIDTH + GAP + place * group] for row in range(20) for place in range(10)]
+    assert shown == [int(number) % 200 for number in np.linspace(0, 999, 200).round()]
 
 
 def test_a_grid_of_shards_runs_from_early_to_late(storage: Storage, tmp_path: Path) -> None:
