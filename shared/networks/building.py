@@ -87,11 +87,22 @@ def check_shapes(network: nn.Module, arch: str, *, task: Task, input: InputSpec)
         raise UserError(
             "input_not_accepted",
             f"input: `{arch}` does not take images of {shape} (channels × height × width): {_summary(error)}. "
-            "Check input.channels, input.height and input.width, or choose a network for this size.",
+            "Check input.channels, input.height and input.width, or choose a network for this size."
+            f"{_position_hint(network)}",
         ) from error
     finally:
         network.train(was_training)
     task.logits(output, (2, *input.shape), network=f"arch: `{arch}`")
+
+
+def _position_hint(network: nn.Module) -> str:
+    """What helps a network with learned positions, which are those of one image size."""
+    names = [name for name, _ in network.named_parameters()]
+    if any(name.endswith("pos_embed") for name in names):
+        return " Its position embedding is for one image size: build it for yours with `kwargs: {img_size: …}`."
+    if any(name.endswith("pos_embedding") for name in names):
+        return " Its position embedding is for one image size: build it for yours with `kwargs: {image_size: …}`."
+    return ""
 
 
 def _build_own(spec: NetworkSpec, num_classes: int, input: InputSpec) -> nn.Module:

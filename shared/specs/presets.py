@@ -11,7 +11,15 @@ from typing import Any, Final, Literal, cast, get_args
 from pydantic_core import PydanticCustomError
 
 PresetName = Literal[
-    "fast-2", "fast-5", "fast-10", "fast-50-imagenet", "deepinversion-2k", "sre2l-4k", "cda-4k", "calibration"
+    "fast-2",
+    "fast-5",
+    "fast-10",
+    "fast-50-imagenet",
+    "deepinversion-2k",
+    "sre2l-4k",
+    "cda-4k",
+    "psaq-vit",
+    "calibration",
 ]
 DEFAULT_PRESET: Final[PresetName] = "fast-5"
 
@@ -39,6 +47,25 @@ PRESETS: Final[Mapping[PresetName, Mapping[str, Any]]] = {
     "deepinversion-2k": {"method": "deepinversion", "steps": 2000},
     "sre2l-4k": {"method": "recover", "steps": 4000, "curriculum": "none"},
     "cda-4k": {"method": "recover", "steps": 4000},
+    "psaq-vit": {
+        "method": "deepinversion",
+        "steps": 1000,
+        "batch_size": 32,
+        "learning_rate": 0.2,
+        "learning_rate_schedule": "cosine",
+        "warmup_steps": 100,
+        "scale": "normalized",
+        "jitter": 30,
+        "bn": 0.0,
+        "one_hot": 1.0,
+        "attention": 1.0,
+        "adversarial": 0.0,
+        "total_variation": 0.05,
+        "total_variation_norm": "l2",
+        # Between 2,500 and 3,000 for the 32 images of 3×224×224 of the authors.
+        "total_variation_goal": (1.139, 1.367),
+        "l2": 0.0,
+    },
     "calibration": {
         "method": "deepinversion",
         "steps": 500,
@@ -92,4 +119,8 @@ def fill_from_preset(synthesis: Mapping[str, Any], teacher_arch: object) -> dict
         raise PydanticCustomError("invalid_field", "{message}", {"field": "synthesis.preset", "message": message})
     if preset["method"] == "fast-meta" and "one_hot" not in preset:
         preset |= TEACHER_WEIGHTS.get(str(teacher_arch), {})
+    steps = written.get("steps")
+    if isinstance(steps, int) and "warmup_steps" in preset:
+        # Whoever asks for fewer steps does not mean to warm up in all of them.
+        preset["warmup_steps"] = min(preset["warmup_steps"], max(0, steps // 10))
     return preset | written

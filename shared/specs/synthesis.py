@@ -33,6 +33,7 @@ class SynthesisBase(Spec):
         "bn": "BatchNorm statistics",
         "adversarial": "Adversarial",
         "balance": "Class balance",
+        "attention": "Patch similarity",
     }
     """The terms of the loss, in the order of charts: the names of ``Inverter.terms``, and what people call them. A
     field of the same name is the term's weight; at 0 there is no such term."""
@@ -47,6 +48,13 @@ class SynthesisBase(Spec):
     )
     balance: float = Field(
         0.0, ge=0, le=1e6, description="Weight of the negative entropy of the batch's mean prediction."
+    )
+    attention: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="Weight of the entropy of patch similarities in the attention blocks of a vision transformer "
+        "(DeiT, ViT, Swin), which has no BatchNorm statistics to match. 1 with the preset `psaq-vit`.",
     )
     batches_per_shard: int = Field(1, ge=1, le=10_000, description="Batches in one shard file.")
     image_format: Literal["png", "jpg", "npy"] = Field("png", description="File format of the images in a shard.")
@@ -165,6 +173,17 @@ class PixelSynthesis(SynthesisBase):
     total_variation: float = Field(
         0.01, ge=0, le=1e6, description="Weight of the mean absolute difference of neighbouring pixels."
     )
+    total_variation_goal: (
+        tuple[
+            Annotated[float, Field(ge=0, le=100)],
+            Annotated[float, Field(ge=0, le=100)],
+        ]
+        | None
+    ) = Field(
+        None,
+        description="With `total_variation_norm: l2`: the range from which each batch draws the variation that it is "
+        "to have, as a root mean square per value. Unset: as little as possible.",
+    )
     l2: float = Field(3e-8, ge=0, le=1e6, description="Weight of the squared norm of the images.")
     jitter: int = Field(2, ge=0, le=256, description="Largest random shift in pixels.")
     horizontal_flip: bool = Field(True, description="Mirror half of the images in every step.")
@@ -205,6 +224,11 @@ class PixelSynthesis(SynthesisBase):
         shortest = min(self.steps, self.pooled_steps or self.steps)
         if self.warmup_steps >= shortest and self.warmup_steps:
             raise invalid("synthesis.warmup_steps", f"must be below the {shortest} steps of a stage")
+        goal = self.total_variation_goal
+        if goal is not None and (self.total_variation_norm != "l2" or goal[0] > goal[1]):
+            raise invalid(
+                "synthesis.total_variation_goal", "is a range, lowest first, and needs total_variation_norm: l2"
+            )
         return self
 
 

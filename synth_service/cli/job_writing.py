@@ -40,8 +40,15 @@ def write_job_file(checkpoint: Path, to: Path, given: Answers, *, ask: bool, for
     return spec
 
 
+def matches_attention(teacher: Teacher) -> bool:
+    """Whether it is inverted by how its patches resemble each other, since it has no BatchNorm statistics."""
+    return teacher.is_transformer and not teacher.has_batch_norm
+
+
 def preset_for(teacher: Teacher) -> str:
-    """The settings for images of this size."""
+    """The settings for such a network, and for images of this size."""
+    if matches_attention(teacher):
+        return "psaq-vit"
     return "fast-50-imagenet" if teacher.height >= LARGE_IMAGE else "fast-5"
 
 
@@ -65,8 +72,13 @@ def _text(teacher: Teacher, name: str, checkpoint: str) -> str:
     )
     bn = (
         ""
-        if teacher.has_batch_norm
+        if teacher.has_batch_norm or matches_attention(teacher)
         else "  # The teacher has no BatchNorm statistics to match; expect poorer images.\n  bn: 0\n"
+    )
+    presets = (
+        "A vision transformer has no BatchNorm statistics: psaq-vit matches how its patches resemble each other."
+        if matches_attention(teacher)
+        else "fast-2, fast-5 or fast-10: more steps for each batch, better images. fast-50-imagenet is for large ones."
     )
     kwargs = f"  kwargs: {json.dumps(teacher.kwargs)}\n" if teacher.kwargs else ""
     input = ", ".join(f"{field}: {value}" for field, value in teacher.input_fields().items())
@@ -88,7 +100,7 @@ student:
   arch: {json.dumps(teacher.student)}
 
 synthesis:
-  # fast-2, fast-5 or fast-10: more steps for each batch, better images. fast-50-imagenet is for large ones.
+  # {presets}
   preset: {preset_for(teacher)}
 {bn}  # Images to make; a first try needs fewer.
   num_images: 56320

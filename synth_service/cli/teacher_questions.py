@@ -80,6 +80,7 @@ class Teacher:
     std: tuple[float, ...]
     student: str
     has_batch_norm: bool
+    is_transformer: bool
     guesses: list[tuple[str, str, str]] = field(default_factory=list)
 
     def input_fields(self) -> dict[str, Any]:
@@ -167,9 +168,13 @@ def describe_teacher(checkpoint: Path, given: Answers, *, ask: bool) -> Teacher:
         std=std,
         student=student,
         has_batch_norm=any(tensor.name.endswith("running_mean") for tensor in content.tensors),
+        is_transformer=any(tensor.name.endswith(ATTENTION_WEIGHTS) for tensor in content.tensors),
         guesses=facts.guesses,
     )
 
+
+ATTENTION_WEIGHTS: Final = ("attn.proj.weight", "self_attention.out_proj.weight")
+"""How the last projection of an attention block is called in timm's and torchvision's vision transformers."""
 
 LARGE_IMAGE: Final = 96
 """From this height on, the settings are those for photographs."""

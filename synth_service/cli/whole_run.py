@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from shared.jobs import State
 from synth_service.cli.job_file import InvalidJobFile, apply_changes
-from synth_service.cli.job_writing import preset_for
+from synth_service.cli.job_writing import matches_attention, preset_for
 from synth_service.cli.outcomes import ExitCode, connected, dashboard_page, fail, messages, output, print_json, show
 from synth_service.cli.own_service import own_service
 from synth_service.cli.running import read_settings, redis_folder
@@ -81,7 +81,7 @@ def job_of(teacher: Teacher, name: str) -> dict[str, Any]:
     if teacher.kwargs:
         described["kwargs"] = teacher.kwargs
     synthesis: dict[str, Any] = {"preset": preset_for(teacher)}
-    if not teacher.has_batch_norm:
+    if not teacher.has_batch_norm and not matches_attention(teacher):
         synthesis["bn"] = 0
     return {
         "name": name,

@@ -23,6 +23,7 @@ from shared import seeds
 from shared.specs import DeepInversionSynthesis
 from shared.specs.synthesis import PixelSynthesis
 from synth_service.inversion import losses
+from synth_service.inversion.attention import AttentionEntropy
 from synth_service.inversion.base import Check, Inverter
 from synth_service.inversion.batch_norm import layers_with_statistics
 from synth_service.inversion.objective import BestImages, Evaluation
@@ -70,10 +71,22 @@ class PixelInverter(Inverter[D]):
             terms.append(Competition(spec.adversarial, task))
         if spec.balance > 0:
             terms.append(Balance(spec.balance))
+        if spec.attention > 0:
+            terms.append(AttentionEntropy(spec.attention, teacher))
         variation, norm = VARIATIONS[spec.total_variation_norm], NORMS[spec.l2_norm]
+        if spec.total_variation_goal is not None:
+            variation = self._distance_from_goal
         terms.append(ImagePrior("total_variation", spec.total_variation, variation, of=self._scaled))
         terms.append(ImagePrior("l2", spec.l2, norm, of=self._scaled))
         return terms
+
+    def _distance_from_goal(self, images: Tensor) -> Tensor:
+        """How far the batch's variation is from what this round drew."""
+        assert self.spec.total_variation_goal is not None
+        lowest, highest = self.spec.total_variation_goal
+        drawn = float(torch.rand((), generator=seeds.generator(self.setup.seed, f"variation of round {self.rounds}")))
+        goal = (lowest + (highest - lowest) * drawn) * math.sqrt(images.numel())
+        return (losses.total_variation_l2(images) - goal).abs()
 
     def _scaled(self, forward: Forward) -> Tensor:
         """What the priors look at."""

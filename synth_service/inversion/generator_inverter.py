@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from shared.errors import UserError
 from shared.networks.image_operations import BatchAugmentation
 from shared.specs import GeneratorSynthesis
+from synth_service.inversion.attention import AttentionEntropy
 from synth_service.inversion.base import Check, Inverter
 from synth_service.inversion.generators import build_generator
 from synth_service.inversion.objective import BestImages
@@ -75,6 +76,8 @@ class GeneratorInverter(Inverter[G]):
             terms.append(Adversarial(spec.adversarial, task))
         if spec.balance > 0:
             terms.append(Balance(spec.balance))
+        if spec.attention > 0:
+            terms.append(AttentionEntropy(spec.attention, self.setup.teacher))
         return terms
 
     @property

@@ -8,7 +8,7 @@ Between shards synthesis waits for the distiller: see ``synth_service.synthesis.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -148,7 +148,7 @@ class Synthesis:
             started = time.perf_counter()
             count = min(left, self._spec.batch_size)
             targets = self._models.task.targets(self._plan.number_in_job(first), count)
-            batch = self._inverter.invert(targets, self._turn.check)
+            batch = self._inverter.invert(targets, self._step_by_step(count))
             self._seconds += time.perf_counter() - started
             self._rounds += 1
             batches.append(self._samples(batch))
@@ -157,6 +157,22 @@ class Synthesis:
             self._images += count
             self._turn.progress(self._images)
         return batches, losses
+
+    def _step_by_step(self, count: int) -> Callable[[], None]:
+        """A check for a round of so many images that shows the share of its steps that is done.
+
+        A round of thousands of steps takes minutes; images count as made, for show, as the steps go by.
+        """
+        steps_done = 0
+        steps = max(1, self._spec.total_steps)
+
+        def check() -> None:
+            nonlocal steps_done
+            self._turn.check()
+            self._turn.progress(self._images + count * min(steps_done, steps) // steps)
+            steps_done += 1
+
+        return check
 
     def _samples(self, batch: SyntheticBatch) -> SampleBatch:
         return SampleBatch(

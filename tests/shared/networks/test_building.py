@@ -226,3 +226,14 @@ def test_every_suggested_name_of_torchvision_is_one() -> None:
             continue
         with pytest.raises(ValueError, match=f"did you mean `torchvision:{name}`"):
             check_architecture(name)
+
+
+@pytest.mark.parametrize(
+    ("arch", "argument"), [("torchvision:vit_b_32", "image_size"), ("timm:vit_tiny_patch16_224", "img_size")]
+)
+def test_a_transformer_for_another_image_size_names_the_argument_to_set(arch: str, argument: str) -> None:
+    if arch.startswith("timm"):
+        pytest.importorskip("timm")
+    error = refusal(arch, (3, 64, 64))
+    assert error.code == "input_not_accepted"
+    assert f"kwargs: {{{argument}: …}}" in error.message

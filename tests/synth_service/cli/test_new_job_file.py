@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import VisionTransformer
 
 from distiller.export import described
 from shared.networks.building import build_network
@@ -189,3 +190,15 @@ def test_a_file_that_needs_code_is_told_how_to_be_saved(tmp_path: Path) -> None:
     result = dfkd("init", str(tmp_path / "whole.pt"), "--yes")
     assert result.exit_code == 2
     assert "torch.save(network.state_dict()" in result.stderr
+
+
+def test_a_vision_transformer_gets_what_it_can_be_inverted_by(tmp_path: Path, target: Path) -> None:
+    kwargs = {"image_size": 32, "patch_size": 8, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 16}
+    save_checkpoint(VisionTransformer(**kwargs, num_classes=7), tmp_path / "teacher.safetensors", {})
+    options = ["--arch", "torchvision:vit_b_16", "--num-classes", "7", "--size", "32", "--student", "resnet8"]
+    result = dfkd("init", str(tmp_path / "teacher.safetensors"), "--to", str(target), "--yes", *options)
+    assert result.exit_code == 0, result.stderr
+    job = JobSpec.model_validate(load_job_file(str(target)))
+    assert job.synthesis is not None
+    assert (job.synthesis.preset, job.synthesis.attention, job.synthesis.bn) == ("psaq-vit", 1.0, 0.0)
+    assert "psaq-vit matches how its patches resemble each other" in target.read_text()
