@@ -51,7 +51,8 @@ def build_network(
 
     Raises:
         UserError: ``unknown_architecture``, ``bad_network_arguments``, ``factory_not_allowed``,
-            ``factory_failed``, ``timm_not_installed``, ``input_not_accepted`` or ``wrong_output_shape``.
+            ``factory_failed``, ``scripted_network``, ``timm_not_installed``, ``input_not_accepted`` or
+            ``wrong_output_shape``.
     """
     try:
         check_architecture(spec.arch)
@@ -65,6 +66,7 @@ def build_network(
         network = (_build_torchvision if prefix == "torchvision" else _build_timm)(spec, name, num_classes, input)
     else:
         network = _build_from_factory(spec, num_classes, allowed_factories)
+    network.float()  # networks of half or double precision are as good as any
     check_shapes(network, spec.arch, task=build_task(task, num_classes), input=input)
     return network.train()
 
@@ -200,6 +202,12 @@ def _call(
         raise UserError(failure, f"kwargs: `{spec.arch}` refused {_names(spec.kwargs)}: {_summary(error)}") from error
     if not isinstance(network, nn.Module):
         raise UserError("factory_failed", f"arch: `{spec.arch}` made a {type(network).__name__}, not a torch.nn.Module")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        raise UserError(
+            "scripted_network",
+            f"arch: `{spec.arch}` made a TorchScript module, whose layers can be neither observed nor copied; make the "
+            "ordinary module, without torch.jit.script or torch.jit.trace",
+        )
     return network
 
 

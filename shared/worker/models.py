@@ -13,6 +13,7 @@ from shared import seeds
 from shared.broker import StudentSnapshot
 from shared.errors import UserError
 from shared.networks.building import build_network
+from shared.networks.rehearsal import rehearse_inversion, rehearse_training
 from shared.networks.weights import load_checkpoint, read_weights
 from shared.specs import JobSpec, NetworkSpec
 from shared.storage import PathOutsideStorage, Storage
@@ -53,21 +54,29 @@ class Models:
         self.task = build_task(teacher.task, teacher.num_classes)
         """What both networks do."""
 
-    def teacher(self) -> nn.Module:
+    def teacher(self, *, is_inverted: bool = False) -> nn.Module:
         """The teacher with its weights, on the CPU.
 
+        Args:
+            is_inverted: its gradient with respect to images will be asked for.
+
         Raises:
-            UserError: it cannot be built, or its checkpoint is missing or foreign.
+            UserError: it cannot be built, its checkpoint is missing or foreign, or it has no such gradient.
         """
         network = self._build(self._spec.teacher, "teacher")
         self._fill(network, self._spec.teacher.checkpoint, "teacher.checkpoint")
+        if is_inverted:
+            rehearse_inversion(network, task=self.task, input=self._spec.teacher.input, field="teacher.arch")
         return network
 
-    def student(self) -> nn.Module:
+    def student(self, *, is_inverted: bool = False) -> nn.Module:
         """The student as it starts: from its checkpoint, or initialized from the job's seed. On the CPU.
 
+        Args:
+            is_inverted: as for the teacher. If not, it will be trained.
+
         Raises:
-            UserError: as for the teacher.
+            UserError: as for the teacher, or it cannot be trained.
         """
         spec = self._spec.student
         assert spec is not None
@@ -75,6 +84,8 @@ class Models:
             network = self._build(spec, "student")
         if spec.checkpoint is not None:
             self._fill(network, spec.checkpoint, "student.checkpoint")
+        rehearse = rehearse_inversion if is_inverted else rehearse_training
+        rehearse(network, task=self.task, input=self._spec.teacher.input, field="student.arch")
         return network
 
     def fill_from_snapshot(self, network: nn.Module, snapshot: StudentSnapshot) -> bool:

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared.errors import UserError
+
 PLAIN_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Layers whose evaluation is known exactly, so that it can be fused with the measurement."""
 
@@ -98,6 +100,12 @@ class BatchNormMatching:
 
         A layer that the network did not use does not count; of one that it used twice, the last use does.
         """
+        if not self._observed:
+            raise UserError(
+                "teacher_hides_layers",
+                f"teacher.arch: none of its {len(self.layers)} layers with BatchNorm statistics is called by its "
+                "forward, so there is nothing to match. Let it call them, or set the weight of bn to 0",
+            )
         if self._goal is None:
             self._goal = self._make_goal(sorted(self._observed))
         order, goal, membership, layer_weights = self._goal
@@ -170,7 +178,8 @@ class _Observe(torch.autograd.Function):
         mean, variance = _statistics(activation)
         ctx.save_for_backward(activation, mean, scale)
         if layer is None:
-            return activation.view_as(activation), mean, variance
+            # A copy and no view: the layer may work in place, and its input is needed for the gradient.
+            return activation.clone(), mean, variance
         output = F.batch_norm(
             activation, layer.running_mean, layer.running_var, layer.weight, layer.bias, training=False, eps=layer.eps
         )

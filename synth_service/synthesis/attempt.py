@@ -58,12 +58,12 @@ class Synthesis:
         device = choose_device(turn.settings.device)
         self._models = Models(spec, turn.storage, turn.scratch, turn.settings.allowed_factories, turn.check)
         self._wants_student = spec.distillation is not None and self._spec.adversarial > 0
-        self._student = self._models.student().to(device) if self._wants_student else None
+        self._student = self._models.student(is_inverted=True).to(device) if self._wants_student else None
         self._snapshot: StudentSnapshot | None = None
         self._inverter = build_inverter(
             self._spec,
             Setup(
-                teacher=self._models.teacher().to(device),
+                teacher=self._models.teacher(is_inverted=True).to(device),
                 task=self._models.task,
                 input=spec.teacher.input,
                 seed=seeds.partition_seed(spec.seed, self._task.partition),

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from shared.errors import UserError
 from synth_service.inversion.batch_norm import BatchNormMatching, layers_with_statistics
 from tests.golden import fill_by_formula, formula_image
 from tests.synth_service.inversion.samples import SmallNetwork
@@ -159,3 +160,45 @@ def test_nothing_stays_on_the_network_afterwards() -> None:
     for layer in network:
         assert "forward" not in vars(layer)
         assert not layer._forward_pre_hooks
+
+
+class NormInPlace(nn.BatchNorm2d):
+    """As In-Place ABN: overwrites what it is given."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        mean, variance = self.running_mean.view(1, -1, 1, 1), self.running_var.view(1, -1, 1, 1)
+        return images.sub_(mean).div_((variance + self.eps).sqrt())
+
+
+def test_a_layer_that_works_in_place_is_observed_as_any_other() -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 4, 3)
+    gradients = []
+    for layer in (nn.BatchNorm2d(4, affine=False), NormInPlace(4, affine=False)):
+        network = nn.Sequential(convolution, layer, nn.ReLU(inplace=True)).eval().requires_grad_(False)
+        images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        matching = BatchNormMatching(network)
+        with matching.observing():
+            answer = network(images).sum()
+            (answer + matching.loss()).backward()
+        assert images.grad is not None
+        gradients.append(images.grad)
+    torch.testing.assert_close(*gradients)
+
+
+class PastItsLayers(nn.Sequential):
+    def forward(self, images: Tensor) -> Tensor:
+        convolution: Tensor = self[0](images)
+        return convolution
+
+
+def test_a_network_that_goes_past_its_layers_is_told() -> None:
+    network = PastItsLayers(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval().requires_grad_(False)
+    matching = BatchNormMatching(network)
+    with matching.observing():
+        network(torch.rand(2, 3, 8, 8))
+        with pytest.raises(UserError, match="none of its 1 layers") as refused:
+            matching.loss()
+    assert refused.value.code == "teacher_hides_layers"
