@@ -9,22 +9,20 @@ position) is one checkpoint file; images are read again from the shards.
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import numpy as np
 import structlog
-import torch
 from numpy.typing import NDArray
 
 from distiller.evaluation import Evaluator
 from distiller.export import export_student
 from distiller.pacing import pacing_of
-from distiller.pool import ImagePool
 from distiller.publisher import Publisher
+from distiller.ranks import Ranks, RanksLost
+from distiller.replica import Replica
 from distiller.sources import ExistingDataset, JobShards, dataset_paths
-from distiller.trainer import Trainer
-from shared import seeds
 from shared.broker.connection import BLOCK_SECONDS
 from shared.events import EventType
 from shared.jobs import Measurement
@@ -48,15 +46,20 @@ YIELD_SECONDS = 30.0
 """How long the distiller waits for images before another task gets the worker, whose pool has to be filled again."""
 
 
-def distil(turn: Turn) -> None:
+def distil(turn: Turn, ranks: Ranks | None = None) -> None:
     """The distiller's work function: does one distillation task to its end.
+
+    Args:
+        turn: at the task.
+        ranks: the processes of this distiller, which this one leads; None for this one alone.
 
     Raises:
         UserError: the job cannot work as written.
+        RanksLost: another process of this distiller is gone; the last checkpoint is where a successor goes on.
         LeaseLost, JobStopped: as ``Turn.check``.
         WorkerStopping, TurnYielded: a checkpoint is left.
     """
-    with closing(Distillation(turn)) as run:
+    with closing(Distillation(turn, ranks or Ranks())) as run:
         run.resume()
         try:
             while True:
@@ -71,7 +74,7 @@ def distil(turn: Turn) -> None:
 class Distillation:
     """The state of one attempt."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, ranks: Ranks) -> None:
         spec = turn.spec
         assert spec.distillation is not None
         assert spec.distillation.steps is not None
@@ -82,22 +85,20 @@ class Distillation:
         self._is_lockstep = self._spec.pacing == "lockstep"
         device = choose_device(turn.settings.device)
         models = Models(spec, turn.storage, turn.scratch, turn.settings.allowed_factories, turn.check)
-        teacher = models.teacher().to(device)
-        self._student = models.student().to(device)
         self._task = models.task
-        self._trainer = Trainer(
-            self._spec,
+        self._student = models.student().to(device)
+        self._ranks = ranks
+        self._replica = Replica(
+            spec,
+            models.teacher().to(device),
             self._student,
-            teacher,
-            task=self._task,
-            input=spec.teacher.input,
-            seed=spec.seed,
+            self._task,
+            settings=turn.settings,
             device=device,
-            precision=spec.precision,
+            ranks=ranks,
         )
-        self._pool = self._build_pool(device)
-        self._sampling = seeds.generator(spec.seed, seeds.SAMPLING)
-        self._evaluator = self._build_evaluator(teacher, device)
+        self._trainer, self._pool = self._replica.trainer, self._replica.pool
+        self._evaluator = self._build_evaluator()
         self._source = JobShards(turn) if spec.shards is None else ExistingDataset(turn, spec.shards)
         self._initial_images = 0
         self._seconds = 0.0
@@ -106,7 +107,7 @@ class Distillation:
         self._patience = YieldRule(turn, YIELD_SECONDS)
         self._next_metrics = self._next_checkpoint = time.monotonic()
 
-    def _build_evaluator(self, teacher: torch.nn.Module, device: torch.device) -> Evaluator | None:
+    def _build_evaluator(self) -> Evaluator | None:
         evaluation, teacher_spec = self._turn.spec.evaluation, self._turn.spec.teacher
         if evaluation is None:
             return None
@@ -118,36 +119,17 @@ class Distillation:
             any_size=self._task.takes_other_sizes,
             check=self._turn.check,
         )
-        return Evaluator(
-            samples,
-            teacher,
-            task=self._task,
-            input=teacher_spec.input,
-            batch_size=evaluation.batch_size,
-            device=device,
-            check=self._turn.check,
-        )
-
-    def _build_pool(self, device: torch.device) -> ImagePool:
-        spec, settings = self._turn.spec, self._turn.settings
-        pool = ImagePool(
-            self._spec.pool_capacity,
-            spec.teacher.input.shape,
-            device,
-            memory_bytes=settings.pool_memory_bytes,
-            folder=settings.pool_folder,
-            disk_bytes=settings.pool_disk_bytes,
-        )
-        if spec.synthesis is not None:
-            pool.require_room(spec.synthesis.num_images)
-        return pool
+        self._replica.measure_on(samples, self._turn.check)
+        return self._replica.evaluator
 
     def _fill_pool(self, images: NDArray[np.uint8]) -> None:
-        self._turn.persist(lambda: self._pool.add(torch.from_numpy(images)))
+        self._replica.add(images, self._turn.persist)
 
     def close(self) -> None:
         """Gives up what the attempt holds outside of memory."""
-        self._pool.close()
+        self._replica.close()
+        with suppress(RanksLost):  # why the attempt ends is known by then
+            self._ranks.tell("end")
 
     # -- training -------------------------------------------------------------------------------------
 
@@ -217,8 +199,7 @@ class Distillation:
         )
         step = self._trainer.step_count
         last = min([goal, step + BURST_STEPS, *(step + period - step % period for period in every)])
-        for _ in range(step, last):
-            self._trainer.step(self._pool.sample(self._spec.batch_size, self._sampling))
+        self._replica.steps(last - step)
         self._seconds += time.perf_counter() - started
         self._turn.progress(last)
         if time.monotonic() >= self._next_metrics or last == self._steps:
@@ -238,7 +219,7 @@ class Distillation:
         if self._evaluator is None:
             return None
         if self._measured is None or self._measured[0] != step:
-            found = self._evaluator.evaluate(self._student)
+            found = self._replica.evaluate()
             self._measured = step, found
             measurement = Measurement.of(step, found.metrics)
             teachers = self._task.description.teacher_metric.name  # it never changes
@@ -255,13 +236,7 @@ class Distillation:
 
     def save_checkpoint(self) -> None:
         """Leaves everything that a successor needs."""
-        state = {
-            "trainer": self._trainer.state_dict(),
-            "pool": self._pool.state_dict(),
-            "sampling": self._sampling.get_state(),
-            "source": self._source.state(),
-            "seconds": self._seconds,
-        }
+        state = self._replica.state_dict() | {"source": self._source.state(), "seconds": self._seconds}
         self._publisher.checkpoint(state, step=self._trainer.step_count, images_seen=self._pool.images_seen)
         self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
 
@@ -274,9 +249,7 @@ class Distillation:
             return
         for images in self._source.refill(state["source"]):
             self._fill_pool(images)
-        self._trainer.load_state_dict(state["trainer"])
-        self._pool.load_state_dict(state["pool"])
-        self._sampling.set_state(state["sampling"])
+        self._replica.load_state_dict(state)
         self._seconds = state["seconds"]
         self._turn.progress(self._trainer.step_count)
         logger.info("resumed", step=self._trainer.step_count, images=len(self._pool))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from distiller.ranks import Ranks
 from shared.errors import UserError
 from shared.networks.devices import explain_out_of_memory
 from shared.networks.image_operations import Normalization, to_pixels
@@ -33,6 +34,7 @@ class Evaluator:
         batch_size: images per forward pass; ``evaluation.batch_size``.
         device: where to compute.
         check: called before each batch; what it raises ends the measuring, of which a large set has minutes.
+        ranks: the processes that share the batches, all of which measure; None for this one alone.
 
     Raises:
         UserError: ``bad_evaluation_images``: there are none, or ``wrong_output_shape``.
@@ -48,8 +50,11 @@ class Evaluator:
         batch_size: int,
         device: torch.device,
         check: Callable[[], None] = lambda: None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self._check = check
+        self.ranks = ranks or Ranks()
+        # Of several ranks none may leave the others in the middle.
+        self._check = check if self.ranks.count == 1 else lambda: None
         self.task = task
         self.batch_size = batch_size
         self.device = device
@@ -85,10 +90,16 @@ class Evaluator:
     def _answers(self, network: nn.Module, name: str) -> Iterator[Tensor]:
         """What the network says of each batch, on the device."""
         with evaluating(network), explain_out_of_memory("evaluation.batch_size", self.batch_size):
-            for batch in self._images:
+            for start in range(0, len(self._images), self.ranks.count):
                 self._check()
-                inputs = self.normalize(to_pixels(batch.to(self.device, non_blocking=True)))
-                yield self.task.answers(self.task.logits(network(inputs), inputs.shape, network=name))
+                batches = self._images[start : start + self.ranks.count]
+                own = batches[self.ranks.rank] if self.ranks.rank < len(batches) else None
+                for answers in self.ranks.exchange(None if own is None else self._ask(network, own, name)):
+                    yield answers.to(self.device)
+
+    def _ask(self, network: nn.Module, batch: Tensor, name: str) -> Tensor:
+        inputs = self.normalize(to_pixels(batch.to(self.device, non_blocking=True)))
+        return self.task.answers(self.task.logits(network(inputs), inputs.shape, network=name))
 
 
 @contextlib.contextmanager

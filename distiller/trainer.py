@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distiller.global_batch_norm import global_statistics
 from distiller.kd_losses import build_kd_loss
+from distiller.ranks import Ranks
 from shared import seeds
 from shared.errors import UserError
 from shared.networks.devices import explain_out_of_memory
 from shared.networks.image_operations import BatchAugmentation, BatchMixing, Normalization, to_pixels
-from shared.networks.precision import choose_precision
+from shared.networks.precision import Precision, choose_precision
 from shared.specs import DistillationSpec, InputSpec
 from shared.specs.precision import PrecisionName
 from shared.tasks.base import Task
@@ -43,9 +45,11 @@ class Trainer:
             that shares ``generator``.
         device: where to compute.
         precision: what networks compute in; ``JobSpec.precision``.
+        ranks: the processes that share each batch; None for this one alone.
 
     Raises:
         ValueError: the spec's steps are not resolved, or its crop padding exceeds the images.
+        UserError: ``batch_too_small``: a rank would get no image.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Trainer:
         seed: int,
         device: torch.device,
         precision: PrecisionName = "float32",
+        ranks: Ranks | None = None,
     ) -> None:
         if spec.steps is None:
             raise ValueError("distillation.steps is not resolved; take the spec from a validated JobSpec")
@@ -77,9 +82,21 @@ class Trainer:
         self.step_count = 0
         self._dtype = torch.promote_types(next(student.parameters()).dtype, torch.float32)
         self._optimizer = _optimizer(spec, [*self.student.parameters(), *self.loss.parameters()])
+        self.ranks = ranks or Ranks()
+        if spec.batch_size < 2 * self.ranks.count:
+            raise UserError(
+                "batch_too_small",
+                f"distillation.batch_size is {spec.batch_size}, which {self.ranks.count} ranks cannot share; use "
+                f"{2 * self.ranks.count} or more, or a smaller DFKD_DISTILLER_PROCESSES",
+            )
         self.precision = choose_precision(precision, device)
         self._scaler = self.precision.gradient_scaler()
-        self._loss_sum = torch.zeros((), device=device)
+        self._loss_sum = torch.zeros((), device=device, dtype=self._dtype)
+        self._own_loss_sum = torch.zeros(
+            (), device=device, dtype=self._dtype
+        )  # of this rank's parts, until all have settled
+        self._comparison = _Comparison(self.student, self.loss, task, self.precision)
+        self._averaging = self.ranks.averaging(self._comparison)
         self._steps_in_sum = 0
 
     @property
@@ -101,13 +118,20 @@ class Trainer:
             for group in self._optimizer.param_groups:
                 group["lr"] = self.learning_rate
             self._optimizer.zero_grad(set_to_none=True)
-            loss = self._compare(images)
+            loss = self._compare(images, len(batch))
             self._scaler.scale(loss).backward()
             self._scaler.step(self._optimizer)
             self._scaler.update()
-        self._loss_sum += loss.detach()
+        (self._loss_sum if self.ranks.count == 1 else self._own_loss_sum).add_(loss.detach())
         self._steps_in_sum += 1
         self.step_count += 1
+
+    def settle(self) -> None:
+        """Puts the ranks' losses together; called by all ranks before anybody asks for them."""
+        if self.ranks.count > 1:
+            self.ranks.average(self._own_loss_sum)
+            self._loss_sum += self._own_loss_sum
+            self._own_loss_sum.zero_()
 
     def metrics(self) -> dict[str, float]:
         """``learning_rate`` and, if there were steps since the last call, their mean ``loss``. Waits for the device.
@@ -155,25 +179,32 @@ class Trainer:
         self._steps_in_sum = state["steps_in_sum"]
 
     def _prepare(self, batch: Tensor) -> Tensor:
-        """Augmented, mixed, normalized, channels_last. Bytes are augmented, since they are a quarter of the memory."""
+        """This rank's part: augmented, mixed, normalized, channels_last.
+
+        Bytes are augmented, since they are a quarter of the memory. All ranks draw for the whole batch: what happens to
+        an image does not depend on their number.
+        """
         augmented = self.augment(batch.to(self.device, non_blocking=True), self.generator)
         pixels = to_pixels(augmented.to(memory_format=torch.channels_last)).to(self._dtype)
         if self.mix is not None:
             pixels = self.mix(pixels, self.generator)
-        images: Tensor = self.normalize(pixels)
+        images: Tensor = self.normalize(pixels[self.ranks.part(len(pixels))])
         return images
 
-    def _compare(self, images: Tensor) -> Tensor:
+    def _compare(self, images: Tensor, batch_size: int) -> Tensor:
+        """The loss of this rank's images, weighted so that the mean over the ranks is that of the batch."""
         seed = int(torch.randint(2**62, (), generator=self.generator))  # on the CPU: no sync
         devices = [self.device] if self.device.type == "cuda" else []
-        with self.precision.autocast(), torch.random.fork_rng(devices):
-            with torch.no_grad():
+        self.student.train()
+        with torch.random.fork_rng(devices):
+            with torch.no_grad(), self.precision.autocast():
                 teacher_logits = self.task.logits(self.teacher(images), images.shape)
             # Dropout and its like draw from torch's global state, which no state_dict holds.
-            torch.manual_seed(seed)
-            student_logits = self.task.logits(self.student.train()(images), images.shape, network="the student")
-        loss: Tensor = self.loss(_at_least_float32(student_logits), _at_least_float32(teacher_logits))
-        return loss
+            torch.manual_seed(seed + self.ranks.rank)
+            with global_statistics(self.student, self.ranks):
+                loss: Tensor = self._averaging(images, teacher_logits)
+        weight = len(images) * self.ranks.count / batch_size
+        return loss if weight == 1 else loss * weight
 
     def _mean_loss(self) -> float:
         mean = self._loss_sum.item() / max(self._steps_in_sum, 1)
@@ -184,6 +215,22 @@ class Trainer:
                 f"{self.step_count}; use a distillation.learning_rate below {self.spec.learning_rate:g}",
             )
         return mean
+
+
+class _Comparison(nn.Module):
+    """Student and loss as one module, so that all that is trained takes part in the averaging of gradients."""
+
+    def __init__(self, student: nn.Module, loss: nn.Module, task: Task, precision: Precision) -> None:
+        super().__init__()
+        self.student, self.loss = student, loss
+        self._task, self._precision = task, precision
+
+    def forward(self, images: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Scalar loss of normalized images."""
+        with self._precision.autocast():
+            student_logits = self._task.logits(self.student(images), images.shape, network="the student")
+        loss: Tensor = self.loss(_at_least_float32(student_logits), _at_least_float32(teacher_logits))
+        return loss
 
 
 def learning_rate_at(step: int, spec: DistillationSpec, steps: int) -> float:

@@ -114,6 +114,17 @@ class Settings(BaseSettings):
         "Unset: nine tenths of the machine's memory, or of the container's.",
     )
     threads: int | None = Field(None, ge=1, description="Torch threads of this process; unset: torch's default.")
+    distiller_processes: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Processes of one distiller, which share every batch: one for each GPU of a machine.",
+    )
+    global_batch_norm: bool = Field(
+        True,
+        description="BatchNorm layers of a student see the whole batch of all processes of a distiller, so that their "
+        "number does not change the student. Off: each sees its part, which saves two exchanges a layer and step.",
+    )
     compile_networks: bool = Field(
         False, description="Compile generator and student with torch.compile for synthesis; needs a C++ compiler."
     )

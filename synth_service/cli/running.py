@@ -18,10 +18,19 @@ from synth_service.local.supervisor import CannotKeepRunning
 
 
 def run_service(
-    *, host: str | None, port: int | None, synth_workers: int, distillers: int, storage: str | None
+    *,
+    host: str | None,
+    port: int | None,
+    synth_workers: int | None,
+    distillers: int,
+    devices: str | None,
+    storage: str | None,
 ) -> None:
     """Runs the service until a signal arrives, and ends the command: 0 after SIGTERM, 130 after Ctrl-C."""
     settings = read_settings()
+    chosen = devices_of(devices)
+    if synth_workers is None:
+        synth_workers = max(1, len(chosen) - distillers)
     storage = _absolute(storage or settings.storage)
     with StopSignals() as signals:
         service = LocalService(
@@ -32,6 +41,7 @@ def run_service(
             port=settings.port if port is None else port,
             synth_workers=synth_workers,
             distillers=distillers,
+            devices=chosen,
             signals=signals,
             on_output=lambda name, line: _say(f"[cyan]{name:>12}[/] {escape(line)}"),
             on_event=lambda text: _say(f"[yellow]{escape(text)}[/]"),
@@ -50,6 +60,27 @@ def run_service(
             fail(str(error), ExitCode.USAGE)
         except CannotKeepRunning as error:
             report(error)
+
+
+def devices_of(written: str | None) -> list[str]:
+    """What ``--devices`` means, as ``DFKD_DEVICE`` takes it. Ends the command when it means nothing."""
+    if written is None:
+        return []
+    if written == "all":
+        count = _gpus()
+        if count == 0:
+            fail("--devices is all, but this machine has no usable GPU; `dfkd doctor` says why", ExitCode.USAGE)
+        return [f"cuda:{number}" for number in range(count)]
+    numbers = [part.strip() for part in written.split(",")]
+    if not all(part.isdecimal() for part in numbers):
+        fail(f"--devices is {written}; give numbers of GPUs such as 0,1 or all", ExitCode.USAGE)
+    return [f"cuda:{int(part)}" for part in numbers]
+
+
+def _gpus() -> int:
+    import torch  # on demand: a second that nobody else need wait
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _say(text: str) -> None:

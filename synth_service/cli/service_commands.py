@@ -33,8 +33,14 @@ def up(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Its port; 0 picks a free one (default: 8000).")
     ] = None,
-    synth_workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that make images.")] = 1,
+    synth_workers: Annotated[
+        int | None,
+        typer.Option(min=0, max=256, help="Processes that make images (default: 1, or one for each GPU but one)."),
+    ] = None,
     distillers: Annotated[int, typer.Option(min=0, max=256, help="Processes that train students.")] = 1,
+    devices: Annotated[
+        str | None, typer.Option(metavar="0,1,…|all", help="GPUs for the workers, each its own while there are enough.")
+    ] = None,
     storage: Storage = None,
 ) -> None:
     """Run the whole service here until Ctrl-C.
@@ -44,7 +50,9 @@ def up(
     """
     from synth_service.cli.running import run_service
 
-    run_service(host=host, port=port, synth_workers=synth_workers, distillers=distillers, storage=storage)
+    run_service(
+        host=host, port=port, synth_workers=synth_workers, distillers=distillers, devices=devices, storage=storage
+    )
 
 
 def demo(

@@ -118,6 +118,8 @@ class LocalService:
         redis_folder: where the own server keeps its data.
         host, port: where the API listens; port 0 picks a free one.
         synth_workers, distillers: processes of each kind.
+        devices: what ``DFKD_DEVICE`` each worker gets, in turn: first those that make images, then the distillers.
+            None for what the environment says.
         signals: asked while waiting, so that a signal ends whatever is being waited for.
         on_output, on_event: as for ``Supervisor``.
         settings: further environment variables for every process.
@@ -136,6 +138,7 @@ class LocalService:
         port: int,
         synth_workers: int,
         distillers: int,
+        devices: Sequence[str] = (),
         signals: StopSignals,
         on_output: Callable[[str, str], None],
         on_event: Callable[[str], None],
@@ -145,6 +148,7 @@ class LocalService:
         self._redis_folder = redis_folder
         self._host, self._port = host, port
         self._synth_workers, self._distillers = synth_workers, distillers
+        self._devices = tuple(devices)
         self._signals = signals
         self._settings = {"DFKD_STORAGE": storage, "PYTHONUNBUFFERED": "1", **(settings or {})}
         self.supervisor = Supervisor(on_output=on_output, on_event=on_event)
@@ -270,13 +274,17 @@ class LocalService:
         environment = {**settings, **_with_threads(threads)}
         roles = [("synth", "synth_service.worker", self._synth_workers)]
         roles += [("distiller", "distiller.worker", self._distillers)]
+        workers = [(f"{name}-{n}", module) for name, module, count in roles for n in range(1, count + 1)]
         self.supervisor.start(
             *(
-                Program(f"{name}-{number}", _module(module), environment, niceness=WORKER_NICENESS)
-                for name, module, count in roles
-                for number in range(1, count + 1)
+                Program(name, _module(module), environment | self._device(place), niceness=WORKER_NICENESS)
+                for place, (name, module) in enumerate(workers)
             )
         )
+
+    def _device(self, place: int) -> dict[str, str]:
+        """The device of a worker by its place among all."""
+        return {"DFKD_DEVICE": self._devices[place % len(self._devices)]} if self._devices else {}
 
 
 def _module(name: str, *arguments: str) -> Sequence[str]:

@@ -12,6 +12,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from torch.distributed.run import get_args_parser
 
 from shared.broker import keys
 from shared.jobs import Role
@@ -103,7 +104,7 @@ def example() -> list[Manifest]:
     return build(MANIFESTS / "overlays" / "example")
 
 
-@pytest.fixture(scope="module", params=["base", "example", "gpu", "keda", "s3"])
+@pytest.fixture(scope="module", params=["base", "example", "gpu", "keda", "s3", "multi-gpu", "multi-node"])
 def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     """The base, the base with each component alone, and all together."""
     if request.param in ("base", "example"):
@@ -257,6 +258,43 @@ def test_gpus_go_to_workers_only(example: list[Manifest]) -> None:
         limits = container(example, name)["resources"]["limits"]
         assert limits.get("nvidia.com/gpu") == (None if name == "api" else 1)
         assert environment(example, name).get("DFKD_DEVICE") == (None if name == "api" else "cuda")
+
+
+def overlay(folder: Path, *components: str) -> list[Manifest]:
+    """The base with some components, in that order."""
+    shutil.copytree(MANIFESTS, folder, dirs_exist_ok=True)
+    path = folder / "overlays" / "mine"
+    path.mkdir()
+    named = [f"../../components/{component}" for component in components]
+    wanted = {"resources": ["../../base"], "components": named, "namespace": "dfkd"}
+    (path / "kustomization.yaml").write_text(yaml.safe_dump(wanted))
+    return build(path)
+
+
+def test_a_distiller_of_several_gpus_has_a_process_for_each(tmp_path: Path) -> None:
+    made = overlay(tmp_path, "gpu", "multi-gpu")
+    gpus = container(made, "distiller")["resources"]["limits"]["nvidia.com/gpu"]
+    assert environment(made, "distiller")["DFKD_DISTILLER_PROCESSES"] == str(gpus)
+    assert environment(made, "distiller")["DFKD_DEVICE"] == "cuda"
+    assert container(made, "synth")["resources"]["limits"]["nvidia.com/gpu"] == 1
+
+
+def test_a_distiller_of_several_pods_meets_at_its_headless_service(tmp_path: Path) -> None:
+    made = overlay(tmp_path, "gpu", "multi-node")
+    distiller, service = find(made, "StatefulSet", "distiller"), find(made, "Service", "distiller")
+    assert not [each for each in made if each["kind"] == "Deployment" and each["metadata"]["name"] == "distiller"]
+    assert distiller["spec"]["serviceName"] == service["metadata"]["name"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"]
+    arguments = container(made, "distiller")["args"]
+    launcher = arguments.index("torch.distributed.run")
+    options = dict(each.removeprefix("--").split("=") for each in arguments[launcher + 1 :] if each.startswith("--"))
+    assert int(options["nnodes"]) == distiller["spec"]["replicas"]
+    assert options["rdzv-endpoint"] == f"distiller-0.distiller:{service['spec']['ports'][0]['port']}"
+    assert arguments[-2:] == ["-m", "distiller.worker"]
+    parsed = get_args_parser().parse_args(arguments[launcher + 1 :])
+    assert (parsed.max_restarts, parsed.module, parsed.training_script) == (10_000, True, "distiller.worker")
+    assert container(made, "distiller")["resources"]["limits"]["nvidia.com/gpu"] == 1
 
 
 def test_with_object_storage_no_pod_needs_a_shared_volume_and_distillers_cache(example: list[Manifest]) -> None:

@@ -40,7 +40,7 @@ class Service:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs = logs
         port = free_port()
-        self._environment = {
+        self.environment = {
             **os.environ,
             "REDIS_URL": redis_url,
             "DFKD_STORAGE": storage.root,
@@ -60,7 +60,7 @@ class Service:
         self._logs.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", module], cwd=REPOSITORY, env=self._environment, stdout=log, stderr=log
+                [sys.executable, "-m", module], cwd=REPOSITORY, env=self.environment, stdout=log, stderr=log
             )
         self.processes[name] = process
         return process
