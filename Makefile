@@ -7,7 +7,7 @@ SOURCES := shared synth_service distiller tests examples benchmarks docs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test chaos fuzz fuzz-coverage attack lint types format clean
+.PHONY: help setup demo test chaos site wheel lowest fuzz fuzz-coverage attack lint types format clean
 
 help:
 	@echo "make demo    set up, then distil a network that reads digits without a digit"
@@ -16,6 +16,9 @@ help:
 	@echo "make fuzz    thousands of generated requests against the real API"
 	@echo "make attack  250 hostile inputs against a running service; one JSON object of what came of it"
 	@echo "make fuzz-coverage   half an hour for each reader of strangers' data, guided by coverage (CPython 3.11 or 3.12)"
+	@echo "make site    the documentation, built strictly into site/"
+	@echo "make wheel   sdist and wheel, and the demo with the wheel in an empty folder"
+	@echo "make lowest  the tests with the oldest versions that are allowed"
 	@echo "make lint    ruff: rules and format; import contracts"
 	@echo "make types   mypy --strict, tests included"
 	@echo "make format  rewrite the sources in the project's format"
@@ -50,6 +53,15 @@ fuzz-coverage: $(STAMP)
 attack: $(STAMP)
 	@$(VENV)/bin/python -m tests.attack
 
+site: $(STAMP)
+	@$(VENV)/bin/mkdocs build --strict --quiet
+
+wheel: $(STAMP)
+	@$(VENV)/bin/python -m tests.packaging.wheel
+
+lowest: $(STAMP)
+	@$(VENV)/bin/python -m tests.packaging.lowest
+
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check $(SOURCES)
 	@$(VENV)/bin/ruff format --check $(SOURCES)
@@ -63,5 +75,5 @@ format: $(STAMP)
 	@$(VENV)/bin/ruff format $(SOURCES)
 
 clean:
-	rm -rf $(VENV) dfkd-demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dfkd-demo site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What is built from the checkout, installed outside of it."""
