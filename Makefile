@@ -54,7 +54,7 @@ attack: $(STAMP)
 	@$(VENV)/bin/python -m tests.attack
 
 site: $(STAMP)
-	@$(VENV)/bin/mkdocs build --strict --quiet
+	@$(VENV)/bin/python -m mkdocs build --strict --quiet
 
 wheel: $(STAMP)
 	@$(VENV)/bin/python -m tests.packaging.wheel

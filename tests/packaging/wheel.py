@@ -30,7 +30,9 @@ def main() -> int:
         folder = Path(name)
         # The wheel is built from the sdist, so what the sdist lacks the wheel lacks, too.
         source = folder / "source"
-        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "dfkd-*", "site", "*.egg-info"))
+        shutil.copytree(
+            ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "dfkd-*", "site", "*.egg-info")
+        )
         run([sys.executable, "-m", "build", "--outdir", str(folder), str(source)], cwd=folder)
         (sdist,) = folder.glob("*.tar.gz")
         (wheel,) = folder.glob("*.whl")
