@@ -105,6 +105,16 @@ def _folder(cluster: Cluster, record: JobRecord) -> Iterator[str]:
         found = hashlib.sha256(storage.read_bytes(name)).hexdigest() if storage.exists(name) else None
         if found != (record.result or {}).get("student_sha256"):
             yield "student.safetensors is not the one that was measured"
+    samples = 0
+    for name in storage.list(job_paths.shards(record.id)):
+        path = storage.local_path(name)
+        if name.endswith(".tar") and path is not None:
+            with tarfile.open(path) as tar:
+                samples += sum(member.endswith(".cls") for member in tar.getnames())
+    synthesis = record.parsed_spec().synthesis
+    assert synthesis is not None
+    if samples != synthesis.num_images:
+        yield f"{samples} samples lie in shards/*.tar, not {synthesis.num_images}"
     previews = f"{job_paths.previews(record.id)}/"  # of each partition one, and what a killed worker left
     files = {name for name in storage.list(folder) if not name.startswith(previews)}
     if files != expected:
@@ -133,6 +143,7 @@ def check_nothing_is_left(cluster: Cluster, jobs: list[str]) -> Iterator[str]:
     allowed = {
         keys.HEARD,
         keys.TIDY_AGAIN,
+        keys.STORAGE,
         keys.JOBS,
         keys.SWEEPER,
         keys.STATISTICS,

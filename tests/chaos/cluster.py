@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import redis
 
 from shared.broker import Broker
 from shared.storage import Storage
@@ -28,7 +29,9 @@ from tests.conftest import free_port
 from tests.e2e.service import DIGITS, REPOSITORY
 from tests.waiting import wait_until
 
-LEASE_SECONDS = 3.0
+LEASE_SECONDS = 15.0
+"""The default, as is everything else: attempts, damaged shards."""
+
 STORAGE_MEGABYTES = 512
 MODULES = {
     "api": "synth_service.api",
@@ -37,6 +40,7 @@ MODULES = {
     "distiller-1": "distiller.worker",
     "distiller-2": "distiller.worker",
 }
+WORKERS = tuple(name for name in MODULES if name != "api")
 
 
 class Cluster:
@@ -51,6 +55,10 @@ class Cluster:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.exit_problems: list[str] = []
         self.server_port = free_port()
+        self.server_folder = folder / "redis"
+        self._servers = 1
+        self._promoted: tuple[int, Path, subprocess.Popen[bytes]] | None = None
+        self._retired: list[tuple[str, subprocess.Popen[bytes]]] = []
         self.aof_sizes: list[tuple[float, Path, int]] = []
         self._resting: set[str] = set()
         self._stopping: dict[int, float] = {}
@@ -59,7 +67,7 @@ class Cluster:
         self.disk.mkdir(parents=True)
         self.has_own_disk = self._mount()
         self.storage = Storage(str(self.disk / "storage"))
-        for name in ("tmp", "logs", "redis"):
+        for name in ("tmp", "logs"):
             (folder / name).mkdir()
         for file in DIGITS.iterdir():
             self.storage.put_file(file, f"digits/{file.name}")
@@ -75,7 +83,7 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         self.proxy = Proxy(self.server_port)
-        self.broker = Broker(f"redis://127.0.0.1:{self.server_port}", lease_seconds=LEASE_SECONDS, retries=20)
+        self.broker = self._connect()
         api_port = free_port()
         self.api = httpx.Client(base_url=f"http://127.0.0.1:{api_port}", timeout=10)
         self._environment = {
@@ -85,10 +93,6 @@ class Cluster:
             "DFKD_PORT": str(api_port),
             "DFKD_THREADS": "1",
             "OMP_NUM_THREADS": "1",
-            "DFKD_LEASE_SECONDS": f"{LEASE_SECONDS:g}",
-            # Real machines are not killed every few seconds, nor real disks damaged.
-            "DFKD_MAX_ATTEMPTS": "30",
-            "DFKD_MAX_DAMAGED_SHARDS": "1000",
             "DFKD_LOG_FORMAT": "json",
             "TMPDIR": str(self.folder / "tmp"),
         }
@@ -97,7 +101,8 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.processes.values():
+        retired = [process for _, process in self._retired]
+        for process in [*self.processes.values(), *retired, *([self._promoted[2]] if self._promoted else [])]:
             with suppress(ProcessLookupError):
                 process.kill()
             process.wait()
@@ -130,7 +135,7 @@ class Cluster:
             if moment > deadline:
                 self.exit_problems.append(f"process {pid} did not end within 10 s of SIGTERM")
         self._stopping = {pid: deadline for pid, deadline in self._stopping.items() if moment <= deadline}
-        for file in (self.folder / "redis").glob("appendonlydir/*.incr.aof"):
+        for file in self.server_folder.glob("appendonlydir/*.incr.aof"):
             with suppress(FileNotFoundError):
                 self.aof_sizes.append((moment, file, file.stat().st_size))
         del self.aof_sizes[:-200]
@@ -145,11 +150,16 @@ class Cluster:
 
     def _start(self, name: str) -> None:
         if name == "server":
-            arguments = ["-m", "synth_service.local.redis", str(self.folder / "redis"), str(self.server_port)]
+            self.processes[name] = self._run_server(self.server_folder, self.server_port)
         else:
-            arguments = ["-m", MODULES[name]]
+            self.processes[name] = self._run(name, "-m", MODULES[name])
+
+    def _run_server(self, folder: Path, port: int) -> subprocess.Popen[bytes]:
+        return self._run("server", "-m", "synth_service.local.redis", str(folder), str(port))
+
+    def _run(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.folder / "logs" / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
+            return subprocess.Popen(
                 tethered([sys.executable, *arguments], signal.SIGKILL),
                 cwd=REPOSITORY,
                 env=self._environment,
@@ -161,7 +171,7 @@ class Cluster:
         """Sends a signal to whatever runs under a name."""
         process = self.processes[name]
         if number == signal.SIGTERM and process.poll() is None:
-            self._stopping[process.pid] = time.monotonic() + 10
+            self._stopping[process.pid] = time.monotonic() + 10 * contention()
         process.send_signal(number)
 
     def rest(self, name: str) -> None:
@@ -171,6 +181,56 @@ class Cluster:
     def wake(self, name: str) -> None:
         """Starts a process again that was left down."""
         self._resting.discard(name)
+
+    def replace(self, name: str) -> None:
+        """Lets another process have the name of one that is frozen; see ``end_retired``."""
+        self._retired.append((name, self.processes.pop(name)))
+
+    def end_retired(self) -> None:
+        """Ends those that were replaced, woken up by now, in good order."""
+        for name, process in self._retired:
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGTERM)
+            if process.wait(timeout=30) != 0:
+                self.exit_problems.append(f"{name}, woken up late, ended with {process.returncode}")
+        self._retired.clear()
+
+    # -- the server -----------------------------------------------------------------------------------
+
+    def _connect(self) -> Broker:
+        # The loop that asks also ends faults, so it must not wait long for an answer.
+        url = f"redis://127.0.0.1:{self.server_port}"
+        return Broker(url, lease_seconds=LEASE_SECONDS, retries=1, timeout_seconds=2.0)
+
+    def server(self) -> Any:
+        """A connection to the server itself, not through the proxy."""
+        return self.broker.redis
+
+    def promote_replica(self) -> None:
+        """Makes a replica and hands over to it; the address still leads to the old server, which only reads now."""
+        self._servers += 1
+        port, folder = free_port(), self.folder / f"redis-{self._servers}"
+        process = self._run_server(folder, port)
+        self._promoted = (port, folder, process)
+        with redis.Redis(port=port, decode_responses=True) as replica:
+            wait_until(lambda: _answers(replica), timeout=20)
+            replica.replicaof("127.0.0.1", str(self.server_port))
+            wait_until(lambda: replica.info("replication")["master_link_status"] == "up", timeout=20)
+            self.server().execute_command("FAILOVER", "TO", "127.0.0.1", port)
+            wait_until(lambda: replica.info("replication")["role"] == "master", timeout=20)
+
+    def follow_promotion(self) -> None:
+        """The address leads to the promoted server; the old one is gone."""
+        assert self._promoted is not None
+        old = self.processes["server"]
+        self.server_port, self.server_folder, self.processes["server"] = self._promoted
+        self._promoted = None
+        self.aof_sizes.clear()
+        self.proxy.lead_to(self.server_port)
+        old.kill()
+        old.wait()
+        self.broker.close()
+        self.broker = self._connect()
 
     def stop_workers(self) -> list[str]:
         """Ends all but the server in good order; returns what went wrong."""
@@ -203,6 +263,21 @@ class Cluster:
     def scratch_folders(self) -> list[Path]:
         """Local folders that processes left."""
         return sorted((self.folder / "tmp").glob("dfkd-*"))
+
+
+def contention() -> float:
+    """How many times longer than its own time a process needs just now: what others on this machine take."""
+    started, worked = time.monotonic(), time.process_time()
+    while time.process_time() - worked < 0.05:
+        pass
+    return max(1.0, (time.monotonic() - started) / 0.05)
+
+
+def _answers(server: redis.Redis) -> bool:
+    try:
+        return bool(server.ping())
+    except redis.RedisError:
+        return False
 
 
 def new_folder() -> Path:

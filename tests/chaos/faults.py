@@ -1,4 +1,4 @@
-"""What goes wrong, one function a kind.
+"""What goes wrong with processes, network and files, one function a kind; with the server: ``server_faults``.
 
 Each does its damage and returns how it ends: seconds until then, and what to call. ``None`` says that there
 was nothing to harm. Everything random comes from the given generator.
@@ -7,9 +7,10 @@ was nothing to harm. Everything random comes from the given generator.
 from __future__ import annotations
 
 import errno
+import math
 import random
+import shutil
 import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ from pathlib import Path
 
 from shared.jobs import JobRecord
 from shared.storage import job_paths
-from tests.chaos.cluster import LEASE_SECONDS, Cluster
+from tests.chaos.cluster import LEASE_SECONDS, WORKERS, Cluster
 
 Ending = tuple[float, Callable[[], None]]
+
+AFTER_THE_END = math.inf
+"""Instead of seconds: once all jobs have ended."""
 
 
 def nothing() -> None:
@@ -33,6 +37,9 @@ class Victim:
     cluster: Cluster
     jobs: list[JobRecord]
     random: random.Random
+
+
+Kind = Callable[[Victim], Ending | None]
 
 
 def _worker(victim: Victim, role: str) -> str:
@@ -66,31 +73,6 @@ def kill_distiller(victim: Victim) -> Ending:
     """SIGKILL."""
     victim.cluster.signal(_worker(victim, "distiller"), signal.SIGKILL)
     return 0.0, nothing
-
-
-def kill_server(victim: Victim) -> Ending:
-    """SIGKILL; it starts again on the same files after up to two seconds."""
-    cluster = victim.cluster
-    cluster.rest("server")
-    cluster.signal("server", signal.SIGKILL)
-    return victim.random.uniform(0, 2), lambda: cluster.wake("server")
-
-
-def crash_server_machine(victim: Victim) -> Ending:
-    """The server dies and its append-only file lacks the last second, as after a power cut with ``everysec``."""
-    cluster = victim.cluster
-    cluster.rest("server")
-    process = cluster.processes["server"]
-    process.kill()
-    process.wait()
-    limit = time.monotonic() - 1.0
-    before = [(file, size) for moment, file, size in cluster.aof_sizes if moment <= limit]
-    if before:
-        file, size = before[-1]
-        with suppress(FileNotFoundError), file.open("r+b") as opened:
-            opened.truncate(min(size, file.stat().st_size))
-    cluster.aof_sizes.clear()
-    return victim.random.uniform(0, 2), lambda: cluster.wake("server")
 
 
 def freeze_synthesis(victim: Victim) -> Ending:
@@ -146,6 +128,13 @@ def cut_network(victim: Victim) -> Ending:
     return victim.random.choice([2.0, 5.0, 8.0, 30.0]), proxy.restore
 
 
+def cut_network_for_long(victim: Victim) -> Ending:
+    """The same for many times the lease."""
+    proxy = victim.cluster.proxy
+    proxy.cut()
+    return victim.random.uniform(4, 6) * LEASE_SECONDS, proxy.restore
+
+
 def freeze_network(victim: Victim) -> Ending:
     """What is sent does not arrive, until it all arrives late."""
     proxy = victim.cluster.proxy
@@ -198,25 +187,120 @@ def delete_shard(victim: Victim) -> Ending | None:
     return 0.0, nothing
 
 
-KINDS: dict[str, Callable[[Victim], Ending | None]] = {
-    kind.__name__: kind
-    for kind in (
-        kill_api,
-        kill_synthesis,
-        kill_distiller,
-        kill_server,
-        crash_server_machine,
-        freeze_synthesis,
-        freeze_distiller,
-        terminate_synthesis,
-        terminate_distiller,
-        fill_disk,
-        cut_network,
-        freeze_network,
-        truncate_shard,
-        flip_bit,
-        delete_shard,
-    )
-}
-DAMAGE = {"truncate_shard", "flip_bit", "delete_shard"}
-KILLS = {"kill_api", "kill_synthesis", "kill_distiller", "kill_server", "crash_server_machine"}
+def unmount_storage(victim: Victim) -> Ending | None:
+    """The storage root is gone, as that of a volume that was unmounted together with its mount point."""
+    return _take_away(victim, stand_in=False)
+
+
+def empty_mount_point(victim: Victim) -> Ending | None:
+    """The mount point is there and empty: files would be missing, and new ones lost."""
+    return _take_away(victim, stand_in=True)
+
+
+def _take_away(victim: Victim, *, stand_in: bool) -> Ending | None:
+    root = Path(victim.cluster.storage.root)
+    away = root.with_name("away")
+    if away.exists():
+        return None
+    root.rename(away)
+    if stand_in:
+        root.mkdir()
+
+    def bring_back() -> None:
+        if root.exists():
+            left = [str(path.relative_to(root)) for path in root.rglob("*")]
+            if left:
+                victim.cluster.exit_problems.append(f"written into the mount point of a storage that was away: {left}")
+                shutil.rmtree(root)
+        away.rename(root)
+
+    return victim.random.choice([5.0, 20.0, 60.0]), bring_back
+
+
+def lose_checkpoint(victim: Victim) -> Ending | None:
+    """A worker dies, and the checkpoint that it left is gone."""
+    files = [
+        path
+        for job in victim.jobs
+        for name in victim.cluster.storage.list(job_paths.work(job.id))
+        if name.endswith(".pt") and (path := victim.cluster.storage.local_path(name)) is not None
+    ]
+    if not files:
+        return None
+    name = _worker(victim, "synthesis" if "/synthesis-" in str(path := victim.random.choice(files)) else "distiller")
+    victim.cluster.signal(name, signal.SIGKILL)
+    path.unlink(missing_ok=True)
+    return 0.0, nothing
+
+
+def terminate_api(victim: Victim) -> Ending:
+    """SIGTERM."""
+    victim.cluster.signal("api", signal.SIGTERM)
+    return 0.0, nothing
+
+
+def preempt_all(victim: Victim) -> Ending:
+    """SIGTERM to every worker at once, as when a zone takes its spot machines back."""
+    for name in WORKERS:
+        victim.cluster.signal(name, signal.SIGTERM)
+    return 0.0, nothing
+
+
+def freeze_all(victim: Victim) -> Ending:
+    """All workers stand still past their leases, as on a machine that was suspended."""
+    processes = [victim.cluster.processes[name] for name in WORKERS]
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+
+    def wake() -> None:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+
+    return LEASE_SECONDS + 4, wake
+
+
+def wake_late(victim: Victim) -> Ending:
+    """A synthesis worker is frozen in the middle of its task and wakes up when its job has long ended."""
+    return _freeze_until_the_end(victim, "synthesis")
+
+
+def wake_distiller_late(victim: Victim) -> Ending:
+    """The same for a distiller."""
+    return _freeze_until_the_end(victim, "distiller")
+
+
+def _freeze_until_the_end(victim: Victim, role: str) -> Ending:
+    name = _worker(victim, role)
+    process = victim.cluster.processes[name]
+    process.send_signal(signal.SIGSTOP)
+    # Somebody else has to do the work meanwhile.
+    victim.cluster.replace(name)
+    return AFTER_THE_END, lambda: process.send_signal(signal.SIGCONT)
+
+
+KINDS: tuple[Kind, ...] = (
+    kill_api,
+    kill_synthesis,
+    kill_distiller,
+    freeze_synthesis,
+    freeze_distiller,
+    freeze_all,
+    wake_late,
+    wake_distiller_late,
+    terminate_api,
+    terminate_synthesis,
+    terminate_distiller,
+    preempt_all,
+    fill_disk,
+    unmount_storage,
+    empty_mount_point,
+    cut_network,
+    cut_network_for_long,
+    freeze_network,
+    truncate_shard,
+    flip_bit,
+    delete_shard,
+    lose_checkpoint,
+)
+NETWORK = {"cut_network", "cut_network_for_long", "freeze_network"}
+DAMAGE = {"truncate_shard", "flip_bit", "delete_shard", "lose_checkpoint"}

@@ -47,6 +47,12 @@ class Proxy:
             self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
+    def lead_to(self, target_port: int) -> None:
+        """From now on forwards to another port; connections to the old one are dropped."""
+        self.cut()
+        self._target_port = target_port
+        self.restore()
+
     def close(self) -> None:
         """Ends all connections."""
         self._open.set()

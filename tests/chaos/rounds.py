@@ -20,13 +20,22 @@ from typing import Any
 import httpx
 import redis
 
+from shared.broker import keys
 from shared.jobs import JobRecord
 from shared.storage import scratch
 from shared.worker.retention import sweep
 from tests.chaos.checks import Findings, check_job, check_nothing_is_left, damaged_shards, takeovers
 from tests.chaos.cluster import LEASE_SECONDS, Cluster
-from tests.chaos.faults import DAMAGE, KILLS, KINDS, Victim
+from tests.chaos.faults import AFTER_THE_END, DAMAGE, KINDS, NETWORK, Victim, nothing
 from tests.chaos.jobs import SHAPES, job_fields
+from tests.chaos.server_faults import KILLS, SERVER_KINDS
+
+EVERY_KIND = {kind.__name__: kind for kind in (*KINDS, *SERVER_KINDS)}
+OF_THE_SERVER = {*NETWORK, *(kind.__name__ for kind in SERVER_KINDS)}
+"""One of these at a time: each needs to reach the server, or leads elsewhere."""
+
+ZOMBIE_SECONDS = 8.0
+"""For those that wake up after the end to find out."""
 
 STUDENT_TOLERANCE = 0.02
 LONGEST_WAIT_SECONDS = 300.0
@@ -42,6 +51,7 @@ class Chaos:
         pause_seconds: between faults, on average.
         shapes: kinds of jobs of each round.
         rounds: most rounds.
+        kinds: names of the faults; each comes once before any comes again.
         undisturbed: jobs of each shape that run in peace first. Free pacing depends on the clock, so its
             students differ a little from run to run.
         say: told what happens.
@@ -56,6 +66,7 @@ class Chaos:
         pause_seconds: float = 8.0,
         shapes: tuple[str, ...] = tuple(SHAPES),
         rounds: int = 1000,
+        kinds: tuple[str, ...] = tuple(EVERY_KIND),
         undisturbed: int = 2,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -65,6 +76,7 @@ class Chaos:
         self.pause_seconds = pause_seconds
         self.shapes = shapes
         self.rounds = rounds
+        self.kinds = kinds
         self.undisturbed = undisturbed
         self.say = say
         self.seconds = seconds
@@ -132,6 +144,7 @@ class Chaos:
         for job_id in jobs:
             has_forgotten = self.faults["crash_server_machine"] > forgot
             sweep(cluster.broker, cluster.storage)
+            an_hour_passes(cluster)
             record = check_job(cluster, job_id, self.findings, server_forgot=has_forgotten)
             self._runs += 1
             self._takeovers += takeovers(cluster, job_id)
@@ -178,8 +191,12 @@ class Chaos:
                 deadline = max(deadline, moment + LONGEST_WAIT_SECONDS) if harm else deadline
             records = self._records(cluster, jobs)
             if records is not None:
-                if all(record.state.is_final for record in records) and not self._endings:
-                    return
+                if all(record.state.is_final for record in records):
+                    if not self._endings:
+                        return
+                    if all(ending[0] == AFTER_THE_END for ending in self._endings):
+                        self._wake_zombies(cluster)
+                        return
                 if harm and not is_calm and moment >= next_fault:
                     next_fault = moment + self.random.uniform(0.4, 1.6) * self.pause_seconds
                     self._harm(cluster, records)
@@ -187,6 +204,19 @@ class Chaos:
                 self.findings.problems.append(f"not ended: {[(r.id, r.name, r.state) for r in records or []]}")
                 return
             time.sleep(0.05)
+
+    def _wake_zombies(self, cluster: Cluster) -> None:
+        """What was frozen in the middle of a task wakes up when the job has long ended and is tidied up."""
+        sweep(cluster.broker, cluster.storage)
+        for _, kind, end in self._endings:
+            self.say(f"{kind} ends")
+            end()
+        self._endings.clear()
+        until = time.monotonic() + ZOMBIE_SECONDS
+        while time.monotonic() < until:
+            cluster.keep_running()
+            time.sleep(0.1)
+        cluster.end_retired()
 
     def _records(self, cluster: Cluster, jobs: list[str]) -> list[JobRecord] | None:
         """The jobs as the server has them; None while it is away."""
@@ -207,22 +237,24 @@ class Chaos:
         for kind in self._shuffled():
             if kind in going_on or (kind in DAMAGE and not early):
                 continue
-            try:
-                ending = KINDS[kind](Victim(cluster, early if kind in DAMAGE else running, self.random))
-            except redis.RedisError:
+            if kind in OF_THE_SERVER and going_on & OF_THE_SERVER:
                 continue
+            try:
+                ending = EVERY_KIND[kind](Victim(cluster, early if kind in DAMAGE else running, self.random))
+            except (redis.RedisError, OSError):
+                continue  # the server, or the storage, is away already
             if ending is None:
                 continue
             self._due.remove(kind)
             self.faults[kind] += 1
             self.say(f"{kind} {ending[0]:.1f} s")
-            if ending[0] or kind.endswith(("server", "machine")):
+            if ending[1] is not nothing:
                 self._endings.append((time.monotonic() + ending[0], kind, ending[1]))
             return
 
     def _shuffled(self) -> list[str]:
         if not self._due:
-            self._due = sorted(KINDS)
+            self._due = sorted(self.kinds)
             self.random.shuffle(self._due)
         return list(self._due)
 
@@ -247,6 +279,13 @@ class Chaos:
         self.findings.problems += check_nothing_is_left(cluster, [])
         if any(cluster.storage.list("jobs")) or time.monotonic() < wait_for - 2 * LEASE_SECONDS:
             self.findings.problems.append(f"files of deleted jobs are left: {cluster.storage.list('jobs')}")
+
+
+def an_hour_passes(cluster: Cluster) -> None:
+    """After which what the dead have left is looked for once more."""
+    for job_id in cluster.broker.redis.zrange(keys.TIDY_AGAIN, 0, -1):
+        cluster.broker.redis.zincrby(keys.TIDY_AGAIN, -3601, job_id)
+    sweep(cluster.broker, cluster.storage)
 
 
 def _all(cluster: Cluster) -> list[JobRecord]:
