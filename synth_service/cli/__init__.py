@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from synth_service.cli import job_commands, service_commands
+from synth_service.cli import job_commands, service_commands, time_estimate
 
 app = typer.Typer(
     name="dfkd",
@@ -49,6 +49,7 @@ app.command()(service_commands.run)
 app.command()(service_commands.init)
 app.command()(service_commands.doctor)
 app.command()(job_commands.validate)
+app.command()(time_estimate.estimate)
 app.command()(job_commands.submit)
 app.command()(job_commands.watch)
 app.command()(job_commands.logs)
