@@ -269,3 +269,28 @@ def test_the_task_of_a_worker_that_does_not_react_to_a_signal_is_given_back(
     run(work)
 
     assert claim(broker).number == 2
+
+
+def test_out_of_memory_before_anything_was_done_fails_the_job_with_the_field(
+    broker: Broker, job: JobRecord, run: Run
+) -> None:
+    def work(_: Turn) -> None:
+        stop()
+        raise MemoryError
+
+    run(work)
+
+    record = broker.jobs.get(job.id)
+    assert (record.state, record.error and record.error.code) == (State.FAILED, "out_of_memory")
+    assert "synthesis.batch_size" in str(record.error)
+
+
+def test_out_of_memory_in_the_middle_is_tried_again(broker: Broker, job: JobRecord, run: Run) -> None:
+    def work(turn: Turn) -> None:
+        turn.progress(4)
+        stop()
+        raise MemoryError
+
+    run(work)
+
+    assert broker.jobs.get(job.id).state is State.RUNNING
