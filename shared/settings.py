@@ -83,6 +83,15 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest accepted request body, uploads excepted.")
     max_upload_bytes: int = Field(4 * 1024**3, ge=1_000, description="Largest accepted upload of a checkpoint.")
+    max_queued_jobs_per_key: int | None = Field(
+        None, ge=0, description="Jobs that may wait for a worker at a time, for the owner of one API key."
+    )
+    max_running_jobs_per_key: int | None = Field(
+        None, ge=0, description="Running jobs of the owner of one API key at which further ones are refused."
+    )
+    max_bytes_per_key: int | None = Field(
+        None, ge=0, description="Bytes of uploaded checkpoints and datasets that the owner of one API key may have."
+    )
     max_queued_jobs: int = Field(10_000, ge=1, description="POST /jobs answers 429 above this many unfinished jobs.")
 
     lease_seconds: float = Field(15.0, gt=0, le=3600, description="A worker silent for longer loses its claim.")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+from shared.api_keys import DEFAULT_SCOPES, Allowance, Scope
 from shared.jobs import Event, JobRecord
 from shared.shards.manifest import ShardManifest
 from shared.specs.estimates import JobEstimate
@@ -183,3 +184,39 @@ class ProblemDetail(BaseModel):
     detail: str
     errors: list[FieldError] | None = Field(None, description="The offending fields, where there are any.")
     hint: str | None = Field(None, description="What to do about it, where that is not obvious.")
+
+
+class KeyRequest(BaseModel):
+    """A key that is to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="Whose it is; shown in jobs and logs.")
+    scopes: list[Scope] = Field(
+        default_factory=lambda: sorted(DEFAULT_SCOPES), max_length=4, description="What it may do."
+    )
+    expires_at: float | None = Field(None, gt=0, le=32_503_680_000, description="Unix time after which it is refused.")
+    allowance: Allowance = Field(default_factory=Allowance, description="How much its owner may have at a time.")
+
+
+class KeyDetail(BaseModel):
+    """A key that the service accepts. The key itself is kept nowhere."""
+
+    name: str
+    fingerprint: str = Field(description="Tells the keys of one name apart; what to revoke one by.")
+    scopes: list[Scope]
+    expires_at: float | None = None
+    allowance: Allowance = Field(default_factory=Allowance)
+    is_configured: bool = Field(description="Whether it comes from DFKD_API_KEYS and not from POST /keys.")
+
+
+class KeyList(BaseModel):
+    """All keys that count now."""
+
+    data: list[KeyDetail]
+
+
+class NewKey(KeyDetail):
+    """A key that was just made."""
+
+    key: str = Field(description="The key. It is shown this once.")

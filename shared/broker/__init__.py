@@ -10,6 +10,8 @@ The keys of a script hash to different slots: one server or a primary with repli
 
 import redis
 
+from shared.broker.access import Access
+from shared.broker.allowances import bytes_of
 from shared.broker.attempts import Attempt, JobStopped, LeaseLost
 from shared.broker.checkpoints import Checkpoints
 from shared.broker.connection import (
@@ -25,6 +27,7 @@ from shared.broker.jobs import Jobs
 from shared.broker.leases import Leases
 from shared.broker.models import ModelInUse, Models
 from shared.broker.refusals import (
+    AllowanceUsed,
     IdempotencyConflict,
     JobFinished,
     JobSucceeded,
@@ -42,6 +45,7 @@ from shared.broker.storage_record import StorageRecord
 from shared.broker.workers import Workers
 
 __all__ = [
+    "AllowanceUsed",
     "AnnouncedShard",
     "Attempt",
     "Backlog",
@@ -93,6 +97,7 @@ class Broker:
         self._url = url
         self._patience = Patience()
         self.redis: Client = connect(url, retries=retries, timeout_seconds=timeout_seconds, patience=self._patience)
+        self.access = Access(self.redis)
         self.jobs = Jobs(self.redis)
         self.models = Models(self.redis)
         self.leases = Leases(self.redis, lease_seconds=lease_seconds, max_attempts=max_attempts)
@@ -119,6 +124,10 @@ class Broker:
     def hurry(self, seconds: float) -> None:
         """Waits no longer than this for a server that does not answer, now that the process is to end."""
         self._patience.hurry(seconds)
+
+    def bytes_of(self, owner: str) -> int:
+        """Bytes of the uploaded checkpoints and datasets of a key's owner."""
+        return bytes_of(self.redis, owner)
 
     def session_secret(self) -> str:
         """What signs the dashboard's sign-ins."""

@@ -4,13 +4,16 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from shared.api_keys import Allowance
 from shared.broker import keys
+from shared.broker.allowances import REFUSED
 from shared.broker.connection import Client
 from shared.broker.job_list import JobList
 from shared.broker.keys import Key
 from shared.broker.refusals import (
+    AllowanceUsed,
     IdempotencyConflict,
     JobFinished,
     JobSucceeded,
@@ -21,25 +24,29 @@ from shared.broker.refusals import (
 from shared.broker.scripts import Caller, job_script
 from shared.jobs import JobRecord, Role, State, new_job_id, record_from_fields, task_totals
 from shared.specs import JobSpec
+from shared.specs.estimates import estimate
 from shared.specs.named_files import named_checkpoints
 from shared.storage.model_paths import model_of
 
 
-@job_script("""
+@job_script(f"""
+{REFUSED}
 if redis.call('EXISTS', KEYS[1]) == 1 then return job_id end
 if request then
   local made = redis.call('HMGET', idempotency, 'job', 'request')
   if made[1] then return made[2] == request and made[1] or 'conflict' end
 end
 if redis.call('SCARD', KEYS[5]) >= max_unfinished then return 'full' end
+local refusal = refused(owner, all_models, allowance, reserved_bytes)
+if refusal then return refusal end
 for index = 1, #models, 2 do
   if redis.call('EXISTS', models[index]) == 0 then return 'no model' end
 end
 for index = 2, #models, 2 do redis.call('SADD', models[index], job_id) end
-local names = {}
+local names = {{}}
 for index, each in ipairs(totals) do names[index] = each[1] end
 redis.call('HSET', KEYS[1], 'id', job_id, 'name', name, 'name_folded', name_folded, 'metadata', metadata, 'spec', spec,
-           'owner', owner, 'created_at', now(), 'tasks', cjson.encode(names))
+           'owner', owner, 'reserved_bytes', reserved_bytes, 'created_at', now(), 'tasks', cjson.encode(names))
 enter('queued')
 redis.call('ZADD', all_jobs, 0, job_id)
 if owner ~= '' then redis.call('ZADD', of_owner, 0, job_id) end
@@ -61,6 +68,7 @@ return job_id
 def _create(
     *,
     all_jobs: Key,
+    all_models: Key,
     idempotency: Key,
     of_owner: Key,
     models: Sequence[Key],
@@ -71,6 +79,8 @@ def _create(
     owner: str,
     totals: list[tuple[str, int]],
     max_unfinished: int,
+    allowance: Mapping[str, int],
+    reserved_bytes: int,
     request: str | None,
     remember_seconds: int,
 ) -> str:
@@ -100,20 +110,23 @@ return 'ok'
 def _cancel() -> str: ...
 
 
-@job_script("""
+@job_script(f"""
+{REFUSED}
 local state = get('state')
 if not state then return 'missing' end
 if get('retry_token') == request then return 'ok' end
 if state == 'succeeded' then return 'succeeded' end
 if not is_final(state) then return 'unfinished' end
 if redis.call('SCARD', KEYS[5]) >= max_unfinished then return 'full' end
-local queued = {}
+local refusal = refused(get('owner') or '', all_models, allowance, 0)
+if refusal then return refusal end
+local queued = {{}}
 for _, each in ipairs(tasks()) do
   local task_state = get(each .. ':state')
   if task_state ~= 'succeeded' then
     if task_state == 'running' then
       drop_entry(each)
-      event('attempt_released', each, cjson.encode({worker = get(each .. ':worker'), reason = 'job retried'}))
+      event('attempt_released', each, cjson.encode({{worker = get(each .. ':worker'), reason = 'job retried'}}))
     end
     local entry = redis.call('XADD', queue_of(each), '*', 'job', job_id, 'partition', string.match(each, ':(%d+)$'))
     redis.call('HSET', KEYS[1], each .. ':state', 'queued', each .. ':entry', entry, each .. ':failures', 0)
@@ -128,10 +141,10 @@ redis.call('HDEL', KEYS[1], 'finished_at', 'error')
 redis.call('SADD', KEYS[5], job_id)
 redis.call('SREM', KEYS[6], job_id)
 local retries = redis.call('HINCRBY', KEYS[1], 'retries', 1)
-event('job_retried', '', cjson.encode({retries = retries, tasks = queued, ended = state}))
+event('job_retried', '', cjson.encode({{retries = retries, tasks = queued, ended = state}}))
 return 'ok'
 """)
-def _retry(*, request: str, max_unfinished: int) -> str:
+def _retry(*, all_models: Key, request: str, max_unfinished: int, allowance: Mapping[str, int]) -> str:
     """Attempts go on counting, since file names hold their numbers.
 
     A worker that has not heard yet that the job had ended loses its task: what it still meets, such as the very error
@@ -153,6 +166,7 @@ class Jobs:
         *,
         owner: str | None = None,
         max_unfinished: int = 10_000,
+        allowance: Allowance | None = None,
         idempotency_key: str | None = None,
     ) -> JobRecord:
         """Stores a job and queues all of its tasks, atomically.
@@ -161,11 +175,13 @@ class Jobs:
             spec: what to do.
             owner: name of the API key that asks for it.
             max_unfinished: most jobs that may be unfinished at a time.
+            allowance: most that the owner may have at a time, this job included.
             idempotency_key: of the owner's choice; with the same one, the same specification gives the same job
                 for a day.
 
         Raises:
             QueueFull: there are ``max_unfinished`` unfinished jobs.
+            AllowanceUsed: the owner has as much as the allowance says.
             IdempotencyConflict: the key came with another specification before.
             ModelMissing: an uploaded checkpoint that it refers to is gone.
         """
@@ -175,6 +191,7 @@ class Jobs:
             self._redis,
             Caller(job_id),
             all_jobs=keys.JOBS,
+            all_models=keys.MODELS,
             idempotency=keys.idempotency(_digest(json.dumps([owner, idempotency_key]))),
             of_owner=keys.of_owner(owner or ""),
             models=[key for model in _models_of(spec) for key in (keys.model(model), keys.model_jobs(model))],
@@ -185,11 +202,15 @@ class Jobs:
             owner=owner or "",
             totals=[(str(task), total) for task, total in task_totals(spec).items()],
             max_unfinished=max_unfinished,
+            allowance=(allowance or Allowance()).model_dump(exclude_none=True),
+            reserved_bytes=estimate(spec).bytes or 0,
             request=_digest(described) if idempotency_key is not None else None,
             remember_seconds=keys.IDEMPOTENCY_SECONDS,
         )
         if outcome == "full":
             raise QueueFull
+        if outcome in Allowance.model_fields:
+            raise AllowanceUsed(outcome)
         if outcome == "conflict":
             raise IdempotencyConflict(idempotency_key)
         if outcome == "no model":
@@ -257,7 +278,7 @@ class Jobs:
             raise JobFinished(job_id)
         return self.get(job_id)
 
-    def retry(self, job_id: str, *, max_unfinished: int = 10_000) -> JobRecord:
+    def retry(self, job_id: str, *, max_unfinished: int = 10_000, allowance: Allowance | None = None) -> JobRecord:
         """Lets a failed or cancelled job go on from where its tasks last left a checkpoint.
 
         What is done stays done: tasks that have succeeded, shards that count, checkpoints. The failures that
@@ -267,8 +288,10 @@ class Jobs:
         Args:
             job_id: of the job.
             max_unfinished: most jobs that may be unfinished at a time.
+            allowance: most that its owner may have at a time.
 
         Raises:
+            AllowanceUsed: the owner has as much as the allowance says.
             KeyError: there is no such job.
             JobSucceeded: there is nothing left to do.
             JobUnfinished: it has not ended.
@@ -276,7 +299,16 @@ class Jobs:
         """
         # The token makes the command harmless when it is sent again because its answer was lost.
         token = secrets.token_hex(16)
-        outcome = _retry(self._redis, Caller(job_id), request=token, max_unfinished=max_unfinished)
+        outcome = _retry(
+            self._redis,
+            Caller(job_id),
+            all_models=keys.MODELS,
+            request=token,
+            max_unfinished=max_unfinished,
+            allowance=(allowance or Allowance()).model_dump(exclude_none=True),
+        )
+        if outcome in Allowance.model_fields:
+            raise AllowanceUsed(outcome)
         if outcome == "missing":
             raise KeyError(job_id)
         if outcome == "succeeded":

@@ -36,6 +36,18 @@ TIDY_AGAIN: Final = Key(f"{PREFIX}jobs:tidy-again")
 SESSION_SECRET: Final = Key(f"{PREFIX}session-secret")
 """String: what signs the dashboard's sign-ins."""
 
+ACCESS_KEYS: Final = Key(f"{PREFIX}access:keys")
+"""Hash: API keys that were made while the service runs, by fingerprint, as JSON."""
+
+ACCESS_REVOKED: Final = Key(f"{PREFIX}access:revoked")
+"""Hash: when API keys were revoked, by fingerprint."""
+
+ACCESS_SESSIONS: Final = Key(f"{PREFIX}access:ended-sessions")
+"""Sorted set: digests of sign-ins that have ended before their time, by when they would have."""
+
+ACCESS_VERSION: Final = Key(f"{PREFIX}access:version")
+"""Number that changes with any of the three."""
+
 STORAGE: Final = Key(f"{PREFIX}storage")
 """String: the id that the marker file in the storage root holds; see ``shared.storage.identity``."""
 

@@ -50,7 +50,12 @@ class Models:
 
     def create(self, model: Model, tensors: list[TensorEntry]) -> None:
         """Stores a record; the file is there already."""
-        fields = {"record": model.model_dump_json(), "owner": model.owner or "", "tensors": _listed(tensors)}
+        fields: dict[str, str | int] = {
+            "record": model.model_dump_json(),
+            "owner": model.owner or "",
+            "bytes": model.bytes,
+            "tensors": _listed(tensors),
+        }
         with self._redis.pipeline() as pipeline:
             pipeline.hset(keys.model(model.id), mapping=fields)
             pipeline.zadd(keys.MODELS, {model.id: 0})

@@ -5,6 +5,10 @@ class QueueFull(Exception):
     """As many unfinished jobs as the deployment allows are waiting already."""
 
 
+class AllowanceUsed(Exception):
+    """The owner of the key has as much as the key allows. The argument is what: a field of ``Allowance``."""
+
+
 class IdempotencyConflict(Exception):
     """The idempotency key was used for another specification."""
 

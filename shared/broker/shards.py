@@ -31,6 +31,7 @@ if index == next_index then
   redis.call('HINCRBY', KEYS[1], task .. ':images', images)
   tally('images', images)
   tally('shard_bytes', bytes)
+  redis.call('HINCRBY', KEYS[1], 'shard_bytes', bytes)
   local owed = {}
   for _, range in ipairs(cjson.decode(get(task .. ':owed') or '[]')) do
     if range[1] ~= first_image then owed[#owed + 1] = range end

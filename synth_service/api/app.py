@@ -26,6 +26,7 @@ from synth_service.api.routes import (
     archive,
     events,
     jobs,
+    keys,
     metrics,
     metrics_page,
     models,
@@ -35,6 +36,8 @@ from synth_service.api.routes import (
     validation,
 )
 from synth_service.api.routes.metrics_page import Metrics, RequestMetricsMiddleware
+from synth_service.api.security.access import Keyring
+from synth_service.api.security.audit import AuditMiddleware
 from synth_service.api.security.auth import (
     WRONG_KEYS_PER_SECOND,
     AuthenticationMiddleware,
@@ -100,13 +103,15 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.readiness = Readiness(app.state.broker, app.state.storage, app.state.storage_identity)
     app.state.inspections = CapacityLimiter(1)
     app.state.is_stopping = False
-    app.state.sessions = Sessions(settings.api_keys, settings.session_hours, app.state.broker.session_secret)
+    app.state.keyring = Keyring(settings.api_keys, app.state.broker.access)
+    app.state.sessions = Sessions(app.state.keyring, settings.session_hours, app.state.broker.session_secret)
     app.state.wrong_keys = RateLimiter(WRONG_KEYS_PER_SECOND, settings.max_wrong_keys)
     app.state.metrics = Metrics(app.state.broker, app.state.storage)
     # From the innermost to the outermost.
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(AuditMiddleware)
     app.add_middleware(RateLimitMiddleware, settings.max_requests_per_second)
-    app.add_middleware(AuthenticationMiddleware, settings, app.state.sessions, app.state.wrong_keys)
+    app.add_middleware(AuthenticationMiddleware, settings, app.state.keyring, app.state.sessions, app.state.wrong_keys)
     app.add_middleware(OriginMiddleware, settings.allowed_hosts, bool(settings.api_keys))
     app.add_middleware(ProblemMiddleware)
     app.add_middleware(ProblemPageMiddleware)
@@ -123,6 +128,7 @@ def create_app(settings: Settings) -> FastAPI:
         previews,
         archive,
         models,
+        keys,
         service,
         metrics_page,
         dashboard,

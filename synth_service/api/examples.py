@@ -27,6 +27,13 @@ WRITTEN: dict[str, Any] = {
     "synthesis": {"method": "fast-meta", "preset": "fast-5"},
 }
 
+NEW_KEY: dict[str, Any] = {
+    "name": "ci",
+    "scopes": ["read", "submit"],
+    "expires_at": TIME + 90 * 86_400,
+    "allowance": {"queued_jobs": 5, "running_jobs": 2, "bytes": 50_000_000_000},
+}
+
 MODEL: dict[str, Any] = {
     "id": MODEL_ID,
     "checkpoint": f"models/{MODEL_ID}",
@@ -75,8 +82,9 @@ def add_examples(document: dict[str, Any]) -> dict[str, Any]:
                     content[MEDIA_TYPE]["example"] = error(status)
                 elif status < "400" and "application/json" in content and (method, path) in answers:
                     content["application/json"]["example"] = answers[method, path]
-            if path in ("/jobs", "/jobs:validate") and "requestBody" in operation:
-                operation["requestBody"]["content"]["application/json"]["example"] = WRITTEN
+            example = WRITTEN if path in ("/jobs", "/jobs:validate") else NEW_KEY if path == "/keys" else None
+            if example is not None and "requestBody" in operation:
+                operation["requestBody"]["content"]["application/json"]["example"] = example
     return document
 
 
@@ -130,6 +138,7 @@ def _answers() -> dict[tuple[str, str], Any]:
         "by_teacher": {"wrn40_2": {"adversarial": 1.1, "one_hot": 0.4}},
     }
     worker = {"name": "synthesis-gpu1-4711", "role": "synthesis", "job": JOB_ID, "at": TIME, "device": "cuda:0"}
+    key = NEW_KEY | {"fingerprint": "9f86d081884c7d65", "is_configured": False}
     tensors = [{"name": "conv1.weight", "dtype": "F32", "shape": [16, 3, 3, 3]}]
     return {
         ("post", "/jobs"): queued,
@@ -147,6 +156,8 @@ def _answers() -> dict[tuple[str, str], Any]:
         ("post", "/models"): MODEL,
         ("get", "/models"): page([MODEL]),
         ("get", "/models/{model_id}"): MODEL | {"tensors": tensors},
+        ("post", "/keys"): key | {"key": "dfkd_" + "x" * 43},
+        ("get", "/keys"): {"data": [key]},
         ("get", "/healthz"): {"status": "ok"},
         ("get", "/readyz"): {"status": "ok"},
         ("get", "/architectures"): {"data": [architecture], "forms": ["torchvision:NAME", "timm:NAME"]},

@@ -6,7 +6,7 @@ no handler knew of in ``ProblemMiddleware``: no other form of error leaves the s
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import redis
 import structlog
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.broker import JobFinished, JobSucceeded, JobUnfinished, QueueFull
+from shared.broker import AllowanceUsed, JobFinished, JobSucceeded, JobUnfinished, QueueFull
 from shared.broker.connection import will_pass
 from shared.specs.field_errors import described
 from shared.storage import StorageUnavailable
@@ -122,6 +122,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _validation_problem)
     app.add_exception_handler(QueueFull, _queue_full)
+    app.add_exception_handler(AllowanceUsed, _allowance_used)
     app.add_exception_handler(JobFinished, _job_finished)
     app.add_exception_handler(JobUnfinished, _job_unfinished)
     app.add_exception_handler(JobSucceeded, _job_succeeded)
@@ -155,6 +156,26 @@ async def _validation_problem(_request: Request, error: Exception) -> Response:
     found = cast(RequestValidationError, error).errors()
     errors = [FieldError(field=field, message=message) for field, message in map(described, found)]
     return invalid_request(errors).response()
+
+
+ALLOWANCES: Final = {
+    "queued_jobs": (429, "too_many_queued_jobs", "as many jobs waiting", "Wait for one to start, or cancel one."),
+    "running_jobs": (429, "too_many_running_jobs", "as many jobs running", "Wait for one to end, or cancel one."),
+    "bytes": (403, "storage_allowance_used", "no room left for this", "Delete jobs or models that are not needed."),
+}
+"""What a key's owner may have of everything: status, code, what there is, what to do."""
+
+
+def allowance_used(what: str) -> Problem:
+    """The answer to somebody whose key allows no more."""
+    status, code, there_is, hint = ALLOWANCES[what]
+    headers = {"Retry-After": "10"} if status == 429 else {}
+    detail = f"There are {there_is} as this API key allows." if status == 429 else f"This API key allows {there_is}."
+    return Problem(status, code, detail, hint=hint, headers=headers)
+
+
+async def _allowance_used(_: Request, error: Exception) -> Response:
+    return allowance_used(str(error)).response()
 
 
 async def _queue_full(_request: Request, _error: Exception) -> Response:

@@ -27,7 +27,9 @@ class Received(NamedTuple):
 
 
 @asynccontextmanager
-async def received(request: Request, storage: Storage, folder: str, *, max_bytes: int) -> AsyncIterator[Received]:
+async def received(
+    request: Request, storage: Storage, folder: str, *, max_bytes: int, too_large: Problem | None = None
+) -> AsyncIterator[Received]:
     """The body as a local file, which goes with the block unless somebody moves it away.
 
     The file is on the disk of a local storage, where moving it is renaming, and named such that whatever a killed
@@ -38,6 +40,7 @@ async def received(request: Request, storage: Storage, folder: str, *, max_bytes
         storage: where the file is meant to go, and into which folder.
         folder: of the storage.
         max_bytes: of the body.
+        too_large: the answer to a longer one, where it is not the deployment that limits it.
 
     Raises:
         Problem: 413 (as soon as that is known), 507 (no room), 400 (the client went away).
@@ -45,7 +48,7 @@ async def received(request: Request, storage: Storage, folder: str, *, max_bytes
     announced = request.headers.get("content-length", "")
     if announced.isdecimal():
         if int(announced) > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large or _too_large(max_bytes)
         free = storage.free_bytes()
         if free is not None and int(announced) > free:
             raise _storage_full()
@@ -57,7 +60,7 @@ async def received(request: Request, storage: Storage, folder: str, *, max_bytes
                 async for chunk in request.stream():
                     size += len(chunk)
                     if size > max_bytes:
-                        raise _too_large(max_bytes)
+                        raise too_large or _too_large(max_bytes)
                     block += chunk
                     if len(block) >= BLOCK_BYTES:
                         await run_in_threadpool(_write, file, digest, bytes(block))

@@ -205,13 +205,23 @@ def workers(as_json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = Non
 
 def key(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is; shown in jobs and logs.")],
+    scopes: Annotated[
+        str | None, typer.Option(metavar="SCOPES", help="What it may do, such as read+submit, metrics or admin.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option(metavar="DATE", help="Last day on which it counts.")] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHAT=NUMBER", help="Most queued-jobs, running-jobs or bytes of its owner at a time."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make an API key: the key for its owner, and what the service is to know of it."""
     from shared.api_keys import new_api_key
 
     try:
-        secret, entry = new_api_key(name)
+        options = [f"scopes={scopes}"] if scopes is not None else []
+        options += [f"expires={expires}"] if expires is not None else []
+        secret, entry = new_api_key(name, [*options, *(limit or [])])
     except ValueError as error:
         fail(str(error), ExitCode.USAGE)
     if as_json:

@@ -1,8 +1,9 @@
 import hashlib
+from datetime import UTC, datetime
 
 import pytest
 
-from shared.api_keys import find_key, new_api_key, parse_api_keys
+from shared.api_keys import DEFAULT_SCOPES, Allowance, Scope, find_key, new_api_key, parse_api_keys
 
 KEY = "correct-horse-battery"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
@@ -68,3 +69,25 @@ def test_an_entry_that_cannot_be_used_is_refused_by_its_number_and_not_repeated(
     assert "entry 2" in str(refused.value)
     assert KEY not in str(refused.value)
     assert "tooshort" not in str(refused.value)
+
+
+def test_what_a_key_may_do_is_written_behind_its_hash() -> None:
+    options = ["scopes=read+metrics", "expires=2030-01-31", "queued-jobs=5", "running-jobs=2", "bytes=1000"]
+    key, entry = new_api_key("ci", options)
+    (parsed,) = parse_api_keys(entry)
+    assert find_key(key, [parsed]) == parsed
+    assert parsed.scopes == {Scope.READ, Scope.METRICS}
+    assert parsed.expires_at == datetime(2030, 1, 31, 23, 59, 59, tzinfo=UTC).timestamp()
+    assert parsed.allowance == Allowance(queued_jobs=5, running_jobs=2, bytes=1000)
+    assert not parsed.has_expired
+
+
+def test_a_key_that_says_nothing_may_read_submit_and_see_metrics() -> None:
+    (parsed,) = parse_api_keys(new_api_key("plain")[1])
+    assert (parsed.scopes, parsed.expires_at, parsed.allowance) == (DEFAULT_SCOPES, None, Allowance())
+
+
+@pytest.mark.parametrize("option", ["scopes=root", "scopes=", "expires=soon", "bytes=many", "bytes=-1", "x=1", ""])
+def test_an_option_that_is_none_is_refused(option: str) -> None:
+    with pytest.raises(ValueError, match="the key"):
+        new_api_key("ci", [option])

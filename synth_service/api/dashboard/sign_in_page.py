@@ -45,7 +45,7 @@ async def take_key(request: Request, settings: SettingsInUse, following: Next = 
 async def sign_out(request: Request) -> Response:
     """Ends the session of this browser."""
     answer = Response(status_code=204)
-    end_session(request, answer)
+    await end_session(request, answer)
     return answer
 
 

@@ -23,7 +23,7 @@ from synth_service.api.dependencies import (
 from synth_service.api.files import matches
 from synth_service.api.json_requests import JsonRoute
 from synth_service.api.problems import Problem, documented
-from synth_service.api.security.auth import CallerInUse
+from synth_service.api.security.auth import CallerInUse, allowance_of
 from synth_service.api.security.ownership import check_own_files
 from synth_service.wire import FieldError, JobPage
 
@@ -65,6 +65,7 @@ def create_job(
             spec,
             owner=caller.name,
             max_unfinished=settings.max_queued_jobs,
+            allowance=allowance_of(caller, settings),
             idempotency_key=idempotency_key,
         )
     except IdempotencyConflict:
@@ -133,10 +134,14 @@ def cancel_job(job_id: OwnJobId, broker: BrokerInUse) -> JobRecord:
     responses=documented(404, 409, 422, 429),
     summary="Retry a failed or cancelled job",
 )
-def retry_job(job_id: OwnJobId, response: Response, broker: BrokerInUse, settings: SettingsInUse) -> JobRecord:
+def retry_job(
+    job_id: OwnJobId, response: Response, broker: BrokerInUse, settings: SettingsInUse, caller: CallerInUse
+) -> JobRecord:
     """Lets a job that failed or was cancelled go on from its last checkpoints, with all that it has made."""
     try:
-        job = broker.jobs.retry(job_id, max_unfinished=settings.max_queued_jobs)
+        job = broker.jobs.retry(
+            job_id, max_unfinished=settings.max_queued_jobs, allowance=allowance_of(caller, settings)
+        )
     except KeyError:
         raise no_such_job(job_id) from None
     response.headers["Location"] = f"/jobs/{job.id}"

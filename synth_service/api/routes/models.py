@@ -12,14 +12,15 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from shared.broker import Broker, ModelInUse
+from shared.settings import Settings
 from shared.storage import Storage, model_paths
 from shared.storage.identity import StorageIdentity
 from shared.weight_files.fingerprints import recognize
 from shared.weight_files.inspection import CheckpointContent, UnreadableFile, UnsafePickle, inspect
 from shared.weight_files.model import Model
 from synth_service.api.dependencies import BrokerInUse, IdentityInUse, SettingsInUse, StorageInUse
-from synth_service.api.problems import Problem, documented
-from synth_service.api.security.auth import Caller, CallerInUse
+from synth_service.api.problems import Problem, allowance_used, documented
+from synth_service.api.security.auth import Caller, CallerInUse, allowance_of
 from synth_service.api.uploads import Received, received
 from synth_service.wire import FieldError, ModelDetail, ModelPage
 
@@ -44,7 +45,7 @@ ModelId = Annotated[str, Path(pattern=model_paths.ID_PATTERN, description="Id of
     "/models",
     status_code=201,
     response_model=Model,
-    responses=documented(400, 413, 422, 507),
+    responses=documented(400, 403, 413, 422, 507),
     summary="Upload a checkpoint",
     openapi_extra=BODY,
 )
@@ -63,7 +64,10 @@ async def upload_model(
     ] = None,
 ) -> Model:
     """Takes safetensors, or a torch file that loads weights-only, as the body. Jobs name it by `checkpoint`."""
-    async with received(request, storage, model_paths.FOLDER, max_bytes=settings.max_upload_bytes) as upload:
+    room = await run_in_threadpool(_room, broker, caller, settings)
+    too_large = allowance_used("bytes") if room < settings.max_upload_bytes else None
+    max_bytes = min(settings.max_upload_bytes, room)
+    async with received(request, storage, model_paths.FOLDER, max_bytes=max_bytes, too_large=too_large) as upload:
         if x_checksum_sha256 is not None and x_checksum_sha256.lower() != upload.sha256:
             message = f"the body that arrived has the sha256 {upload.sha256}"
             error = FieldError(field="X-Checksum-Sha256", message=message)
@@ -75,6 +79,14 @@ async def upload_model(
         )
     response.headers["Location"] = f"/models/{model.id}"
     return model
+
+
+def _room(broker: Broker, caller: Caller, settings: Settings) -> int:
+    """Bytes that the caller may still upload."""
+    limit = allowance_of(caller, settings).bytes
+    if limit is None or caller.name is None:
+        return settings.max_upload_bytes
+    return max(0, limit - broker.bytes_of(caller.name))
 
 
 def _store(

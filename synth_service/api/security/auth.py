@@ -5,7 +5,7 @@ Without any key configured everybody is the same nameless caller.
 """
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, cast
 from urllib.parse import quote, urlsplit
 
@@ -16,12 +16,14 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
 
-from shared.api_keys import ApiKey, find_key, new_api_key
+from shared.api_keys import Allowance, ApiKey, Scope, new_api_key
 from shared.jobs import JobRecord
 from shared.settings import Settings
 from synth_service.api.problems import MEDIA_TYPE, Problem
+from synth_service.api.security.access import Keyring
 from synth_service.api.security.headers import SAFE_METHODS
 from synth_service.api.security.rate_limits import BURST_SECONDS, RateLimiter, network_of, too_many_requests
 from synth_service.api.security.sessions import CSRF_HEADER, Session, Sessions, cookie_name
@@ -33,6 +35,8 @@ logger = structlog.get_logger()
 PUBLIC_PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/openapi.json", "/ui/sign-in"})
 PUBLIC_PREFIX: Final = "/ui/static/"
 METRICS_PATH: Final = "/metrics"
+KEYS_PATH: Final = "/keys"
+SIGN_OUT_PATH: Final = "/ui/sign-out"
 SIGN_IN_PATH: Final = "/ui/sign-in"
 
 WRONG_KEYS_PER_SECOND: Final = 1.0
@@ -46,10 +50,16 @@ class Caller:
     Attributes:
         name: of the API key; None where none is needed.
         sees_own_jobs_only: whether the jobs of other keys do not exist for this caller.
+        scopes: what the key may do.
+        fingerprint: tells the keys of one name apart.
+        allowance: how much the key's owner may have at a time, as far as the key itself says.
     """
 
     name: str | None = None
     sees_own_jobs_only: bool = False
+    scopes: frozenset[Scope] = frozenset(Scope)
+    fingerprint: str = ""
+    allowance: Allowance = field(default_factory=Allowance)
 
     @property
     def owner_filter(self) -> str | None:
@@ -59,6 +69,18 @@ class Caller:
     def may_see(self, job: JobRecord) -> bool:
         """Whether the job exists for this caller."""
         return self.owner_filter in (None, job.owner)
+
+
+def allowance_of(caller: Caller, settings: Settings) -> Allowance:
+    """How much a caller may have at a time: what the key says, and for what it leaves open the settings."""
+    if caller.name is None:
+        return Allowance()
+    everybody = Allowance(
+        queued_jobs=settings.max_queued_jobs_per_key,
+        running_jobs=settings.max_running_jobs_per_key,
+        bytes=settings.max_bytes_per_key,
+    )
+    return caller.allowance.or_else(everybody)
 
 
 async def _caller(request: Request) -> Caller:
@@ -74,21 +96,25 @@ class AuthenticationMiddleware:
     Args:
         app: what requests go on to.
         settings: of the deployment.
+        keyring: the keys that count.
         sessions: checks the cookies.
         wrong_keys: how many wrong keys an address may try.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, sessions: Sessions, wrong_keys: RateLimiter) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, keyring: Keyring, sessions: Sessions, wrong_keys: RateLimiter
+    ) -> None:
         per_second = settings.max_keyless_requests_per_second
         self._keyless = RateLimiter(per_second, BURST_SECONDS * per_second) if per_second else None
         self._app = app
-        self._keys = settings.api_keys
+        self._needs_key = bool(settings.api_keys)
+        self._keyring = keyring
         self._own_jobs_only = settings.own_jobs_only
         self._public = PUBLIC_PATHS | ({METRICS_PATH} if settings.public_metrics else set())
         self._sessions = sessions
         self._wrong_keys = wrong_keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})  # there are none, and none would be guarded
@@ -96,9 +122,11 @@ class AuthenticationMiddleware:
         if scope["type"] == "http":
             state = scope.setdefault("state", {})
             state["caller"] = Caller()
-            if self._keys and not self._is_public(scope["path"]):
+            if self._needs_key and not self._is_public(scope["path"]):
                 try:
+                    await self._keyring.renew()
                     state["caller"] = await self._authenticate(scope)
+                    _check_scope(state["caller"], scope)
                 except Problem as problem:
                     answer = problem.response() if problem.code != "api_key_missing" else _sign_in_or(problem, scope)
                     await answer(scope, receive, send)
@@ -108,12 +136,12 @@ class AuthenticationMiddleware:
     def _is_public(self, path: str) -> bool:
         return path in self._public or path.startswith(PUBLIC_PREFIX)
 
-    async def _authenticate(self, scope: Scope) -> Caller:
+    async def _authenticate(self, scope: AsgiScope) -> Caller:
         """Whoever calls. Raises Problem 401, 403, 429 or 503 for those who may not."""
         headers = Headers(scope=scope)
         presented = _presented_key(headers)
         if presented is not None:
-            key = find_key(presented, self._keys)
+            key = self._keyring.find(presented)
             if key is None:
                 raise _wrong_key(self._wrong_keys, scope)
         else:
@@ -125,15 +153,16 @@ class AuthenticationMiddleware:
                 _check_csrf_token(headers, session)
             scope["state"]["session"] = session
             key = session.key
-        return Caller(key.name, self._own_jobs_only)
+        sees_own_jobs_only = self._own_jobs_only and Scope.ADMIN not in key.scopes
+        return Caller(key.name, sees_own_jobs_only, key.scopes, key.fingerprint, key.allowance)
 
-    def _count_keyless(self, scope: Scope) -> None:
+    def _count_keyless(self, scope: AsgiScope) -> None:
         """Raises Problem 429 when an address without a key asks too often: refusing costs something too."""
         wait = self._keyless.seconds_to_wait(network_of(scope)) if self._keyless else 0.0
         if wait:
             raise too_many_requests(wait, "Send an API key. The operator makes keys with `dfkd key NAME`.")
 
-    async def _session(self, headers: Headers, scope: Scope) -> Session | None:
+    async def _session(self, headers: Headers, scope: AsgiScope) -> Session | None:
         name = cookie_name(scope["scheme"] == "https")
         cookies = headers.get("cookie", "")
         cookie = cookie_parser(cookies).get(name) if name in cookies else None
@@ -149,14 +178,33 @@ class AuthenticationMiddleware:
         return self._sessions.open(cookie)
 
 
+def needed_scope(method: str, path: str) -> Scope | None:
+    """What a key must be allowed to for a request; None where any key will do."""
+    if path == SIGN_OUT_PATH:
+        return None
+    if path == METRICS_PATH:
+        return Scope.METRICS
+    if path == KEYS_PATH or path.startswith(f"{KEYS_PATH}/"):
+        return Scope.ADMIN
+    return Scope.READ if method in SAFE_METHODS else Scope.SUBMIT
+
+
+def _check_scope(caller: Caller, scope: AsgiScope) -> None:
+    needed = needed_scope(scope["method"], scope["path"])
+    if needed is not None and needed not in caller.scopes:
+        may = ", ".join(sorted(caller.scopes)) or "nothing"
+        detail = f"This needs an API key with the scope `{needed}`; this one has {may}."
+        raise Problem(403, "scope_missing", detail, hint="The operator makes keys with other scopes.")
+
+
 def sign_in(request: Request, presented: str) -> ApiKey | None:
     """The key that somebody typed into the sign-in page, for ``sessions.start_session``; None if it is none.
 
     Raises:
         Problem: 429 after too many wrong ones from the same address.
     """
-    settings: Settings = request.app.state.settings
-    key = find_key(presented.strip(), settings.api_keys)
+    keyring: Keyring = request.app.state.keyring
+    key = keyring.find(presented.strip())
     if key is None:
         problem = _wrong_key(request.app.state.wrong_keys, request.scope)
         if problem.status_code == 429:
@@ -182,7 +230,7 @@ def _presented_key(headers: Headers) -> str | None:
     return headers.get("x-api-key")
 
 
-def _wrong_key(limiter: RateLimiter, scope: Scope) -> Problem:
+def _wrong_key(limiter: RateLimiter, scope: AsgiScope) -> Problem:
     address = network_of(scope)
     wait = limiter.seconds_to_wait(address)
     if wait:
@@ -203,7 +251,7 @@ def _check_csrf_token(headers: Headers, session: Session) -> None:
         raise Problem(403, "csrf_token_invalid", detail, hint="Load the page again, or use an API key.")
 
 
-def _sign_in_or(problem: Problem, scope: Scope) -> ASGIApp:
+def _sign_in_or(problem: Problem, scope: AsgiScope) -> ASGIApp:
     """The sign-in page for somebody who opens a page, the problem for everybody else."""
     path: str = scope["path"]
     is_page = path == "/ui" or path.startswith("/ui/")

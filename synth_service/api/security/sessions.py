@@ -1,20 +1,23 @@
 """Sign-ins of the dashboard: a signed cookie that names the API key, and a token against forged requests.
 
-The server keeps nothing. The secret that signs lies in Redis, so a session outlives a restart and holds for every
-API process, and what an operator writes into ``DFKD_API_KEYS`` is not enough to make a session. The cookie carries
-the key's name and fingerprint: a session ends when its key is removed or replaced, or after ``session_hours``.
+The server keeps which of them were signed out, and nothing else. The secret that signs lies in Redis, so a session
+outlives a restart and holds for every API process, and what an operator writes into ``DFKD_API_KEYS`` is not enough to
+make a session. The cookie carries the key's name and fingerprint: a session ends when its key is removed, replaced,
+revoked or expires, when somebody signs out, or after ``session_hours``.
 """
 
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
 from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 from shared.api_keys import ApiKey
+from synth_service.api.security.access import Keyring
 
 CSRF_HEADER: Final = "X-CSRF-Token"
 MAX_COOKIE_LENGTH: Final = 1_000
@@ -37,13 +40,13 @@ class Sessions:
     """Makes and checks the cookies of one deployment.
 
     Args:
-        keys: that may be signed in with.
+        keyring: keys that may be signed in with, and sign-ins that have ended.
         hours: for which a session lasts.
         secret: gives what signs; asked once, when the first session needs it. May block.
     """
 
-    def __init__(self, keys: Sequence[ApiKey], hours: float, secret: Callable[[], str]) -> None:
-        self._keys = {(key.name, key.fingerprint): key for key in keys}
+    def __init__(self, keyring: Keyring, hours: float, secret: Callable[[], str]) -> None:
+        self._keyring = keyring
         self.seconds = int(hours * 3600)
         self._secret = secret
         self._signer: URLSafeTimedSerializer | None = None
@@ -75,7 +78,7 @@ class Sessions:
             name, fingerprint = self._loaded().loads(cookie, max_age=self.seconds)
         except (BadData, ValueError, TypeError):
             return None
-        key = self._keys.get((name, fingerprint))
+        key = self._keyring.of_session(name, fingerprint, cookie)
         return None if key is None else Session(key, self._csrf_token(cookie))
 
     def _csrf_token(self, cookie: str) -> str:
@@ -102,8 +105,14 @@ def start_session(request: Request, response: Response, key: ApiKey) -> None:
     _set_cookie(request, response, sessions.cookie_for(key), sessions.seconds)
 
 
-def end_session(request: Request, response: Response) -> None:
-    """Signs the browser out."""
+async def end_session(request: Request, response: Response) -> None:
+    """Signs the browser out: its cookie is worth nothing from now on, whoever has a copy. Raises redis.RedisError."""
+    cookie = request.cookies.get(cookie_name(request.url.scheme == "https"))
+    sessions = _sessions(request)
+    if cookie and len(cookie) <= MAX_COOKIE_LENGTH:
+        await run_in_threadpool(sessions.load_secret)
+        if sessions.open(cookie) is not None:  # so that nobody fills the list with what never was one
+            await request.app.state.keyring.end_session(cookie, sessions.seconds)
     _set_cookie(request, response, "", 0)
 
 

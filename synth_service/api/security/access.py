@@ -1,0 +1,107 @@
+"""The keys that count now: those of the settings and those made since, without the expired and the revoked.
+
+A copy in this process, renewed at most once a second by whoever asks. While Redis is away the copy goes on counting:
+configured keys work, and what was revoked before stays revoked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+import redis
+import structlog
+from fastapi.concurrency import run_in_threadpool
+
+from shared.api_keys import ApiKey, find_key
+from shared.broker.access import Access, AccessList
+
+logger = structlog.get_logger()
+
+RENEWAL_SECONDS: Final = 1.0
+PATIENCE_SECONDS: Final = 0.5
+"""Longest that a request waits for a newer copy than there is."""
+
+_NOTHING: Final = AccessList("", (), frozenset(), frozenset())
+
+
+class Keyring:
+    """Who is let in.
+
+    Args:
+        configured: keys of the settings.
+        access: what changes while the service runs; None for nothing.
+    """
+
+    def __init__(self, configured: Sequence[ApiKey], access: Access | None = None) -> None:
+        self._configured = tuple(configured)
+        self._access = access
+        self._known = _NOTHING
+        self._renewed_at = float("-inf")
+        self._is_renewing = False
+
+    async def renew(self) -> None:
+        """Makes the copy as new as it has to be; gives up after ``PATIENCE_SECONDS``."""
+        if self._access is None or self._is_renewing or time.monotonic() - self._renewed_at < RENEWAL_SECONDS:
+            return
+        self._is_renewing = True
+        try:
+            with anyio.move_on_after(PATIENCE_SECONDS):
+                await anyio.to_thread.run_sync(self.renew_now, abandon_on_cancel=True)
+        finally:
+            self._is_renewing = False
+            self._renewed_at = time.monotonic()
+
+    def renew_now(self) -> None:
+        """Fetches what has changed. May block."""
+        assert self._access is not None
+        try:
+            if self._access.version() != self._known.version:
+                self._known = self._access.read()
+        except redis.RedisError as error:
+            logger.warning("access_list_not_renewed", error=str(error))
+
+    def all(self) -> list[ApiKey]:
+        """Every key that counts."""
+        return [
+            key
+            for key in (*self._configured, *self._known.keys)
+            if key.fingerprint not in self._known.revoked and not key.has_expired
+        ]
+
+    def find(self, presented: str) -> ApiKey | None:
+        """The key that was presented, if it is one."""
+        return find_key(presented, self.all())
+
+    def of_session(self, name: str, fingerprint: str, cookie: str) -> ApiKey | None:
+        """The key that a sign-in was made with, unless it or the sign-in has ended."""
+        if session_digest(cookie) in self._known.ended_sessions:
+            return None
+        return next((key for key in self.all() if (key.name, key.fingerprint) == (name, fingerprint)), None)
+
+    async def end_session(self, cookie: str, seconds: float) -> None:
+        """Ends a sign-in everywhere. Raises redis.RedisError."""
+        if self._access is not None:
+            await run_in_threadpool(self._access.end_session, session_digest(cookie), seconds=seconds)
+            await run_in_threadpool(self.renew_now)
+
+    def add(self, key: ApiKey) -> bool:
+        """Lets a key in. False when there are too many. Raises redis.RedisError."""
+        assert self._access is not None
+        added = self._access.add_key(key)
+        self.renew_now()
+        return added
+
+    def revoke(self, fingerprint: str) -> None:
+        """Ends a key. Raises redis.RedisError."""
+        assert self._access is not None
+        self._access.revoke_key(fingerprint)
+        self.renew_now()
+
+
+def session_digest(cookie: str) -> str:
+    """Stands for a cookie where the cookie itself should not be kept."""
+    return hashlib.sha256(cookie.encode(errors="surrogatepass")).hexdigest()[:32]
