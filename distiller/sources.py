@@ -91,7 +91,7 @@ class JobShards:
 
         def read() -> NDArray[Any]:
             with self._cache.fetched(name, sha256=manifest.sha256, size=manifest.bytes) as path:
-                return read_shard(path, manifest).images
+                return read_shard(path, manifest, labels=None).images
 
         try:
             return read_twice(self._turn, shard, read)

@@ -17,6 +17,8 @@ an independent implementation must then agree to about 1e-6 relative (1e-4 in fl
 * ``sre2l_cda``: every iteration of SRe2L and CDA, and CDA's curriculum of crops.
 * ``psaq_vit``: the entropy of patch similarities.
 * ``deepinversion``: every iteration of both published forms of DeepInversion.
+
+``golden_segmentation.json``: DeepLab networks, the mIoU of label maps and DFAD's steps on a segmentation network.
 """
 
 from __future__ import annotations

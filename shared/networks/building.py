@@ -63,7 +63,10 @@ def build_network(
         network = _build_own(spec, num_classes, input)
     elif prefix in ZOOS:
         _refuse_downloading_arguments(spec)
-        network = (_build_torchvision if prefix == "torchvision" else _build_timm)(spec, name, num_classes, input)
+        if prefix == "torchvision":
+            network = _build_torchvision(spec, name, num_classes, input, task)
+        else:
+            network = _build_timm(spec, name, num_classes, input)
     else:
         network = _build_from_factory(spec, num_classes, allowed_factories)
     network.float()  # networks of half or double precision are as good as any
@@ -83,18 +86,35 @@ def check_shapes(network: nn.Module, arch: str, *, task: Task, input: InputSpec)
     was_training = network.training
     device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
     shape = "×".join(map(str, input.shape))
+    network.eval()
     try:
-        output = network.eval()(torch.zeros(2, *input.shape, device=device))
+        output = network(torch.zeros(2, *input.shape, device=device))
     except Exception as error:
+        remedy = _size_that_fits(network, input, device) or (
+            "Check input.channels, input.height and input.width, or choose a network for this size."
+        )
         raise UserError(
             "input_not_accepted",
-            f"input: `{arch}` does not take images of {shape} (channels × height × width): {_summary(error)}. "
-            "Check input.channels, input.height and input.width, or choose a network for this size."
+            f"input: `{arch}` does not take images of {shape} (channels × height × width): {_summary(error)}. {remedy}"
             f"{_position_hint(network)}",
         ) from error
     finally:
         network.train(was_training)
     task.logits(output, (2, *input.shape), network=f"arch: `{arch}`")
+
+
+def _size_that_fits(network: nn.Module, input: InputSpec, device: torch.device) -> str:
+    """What to write instead, where height and width only have to be multiples of a power of two."""
+    for multiple in (2, 4, 8, 16, 32, 64):
+        height, width = (-(-side // multiple) * multiple for side in (input.height, input.width))
+        if (height, width) == (input.height, input.width):
+            continue
+        try:
+            network(torch.zeros(2, input.channels, height, width, device=device))
+        except Exception:  # noqa: S112  (of any kind, as the network pleases: the next size may fit)
+            continue
+        return f"It takes multiples of {multiple}: set input.height to {height} and input.width to {width}."
+    return ""
 
 
 def _position_hint(network: nn.Module) -> str:
@@ -115,15 +135,15 @@ def _build_own(spec: NetworkSpec, num_classes: int, input: InputSpec) -> nn.Modu
     return _call(spec, constructor, fixed)
 
 
-def _build_torchvision(spec: NetworkSpec, name: str, num_classes: int, input: InputSpec) -> nn.Module:
+def _build_torchvision(spec: NetworkSpec, name: str, num_classes: int, input: InputSpec, task: str) -> nn.Module:
     from torchvision import models
 
-    # Only torchvision.models itself: the classifiers, not detection, segmentation, video or quantised ones.
-    known = models.list_models(module=models)
+    # torchvision.models itself has the classifiers; detection, video and quantized networks answer otherwise.
+    room = models if task == CLASSIFICATION.name else models.segmentation
+    known = models.list_models(module=room)
     if name not in known:
-        raise UserError(
-            "unknown_architecture", f"arch: torchvision has no classifier `{name}`{near_matches(name, known)}"
-        )
+        what = "classifier" if room is models else "segmentation network"
+        raise UserError("unknown_architecture", f"arch: torchvision has no {what} `{name}`{near_matches(name, known)}")
     if input.channels != 3:
         raise UserError(
             "input_not_accepted",
@@ -132,6 +152,8 @@ def _build_torchvision(spec: NetworkSpec, name: str, num_classes: int, input: In
         )
     fixed: dict[str, Any] = {"weights": None, "num_classes": num_classes}
     kwargs = dict(spec.kwargs)
+    if room is models.segmentation:
+        fixed["weights_backbone"] = None
     if name in ("googlenet", "inception_v3"):
         # Auxiliary heads would be trained for nothing; initialization is asked for since the default warns.
         kwargs = {"aux_logits": False, "init_weights": True} | kwargs

@@ -36,19 +36,24 @@ def fingerprints(archs: Iterator[str]) -> dict[str, list[list[str]]]:
 
 
 def known_archs() -> Iterator[str]:
-    """The registry, and torchvision's classifiers."""
-    yield from (name for name in ARCHITECTURES if name not in ("wide_resnet", "resnet_cifar"))
-    yield from (f"torchvision:{name}" for name in torchvision.models.list_models(module=torchvision.models))
+    """The registry, and torchvision's classifiers and segmentation networks."""
+    yield from (name for name in ARCHITECTURES if name not in ("wide_resnet", "resnet_cifar", "deeplab"))
+    for room in (torchvision.models, torchvision.models.segmentation):
+        yield from (f"torchvision:{name}" for name in torchvision.models.list_models(module=room))
 
 
 def _build(arch: str) -> nn.Module | None:
     size = 32 if ":" not in arch else 224
+    if ":" in arch:
+        is_classifier = arch.partition(":")[2] in torchvision.models.list_models(module=torchvision.models)
+        task = "classification" if is_classifier else "semantic-segmentation"
+    else:
+        task = ARCHITECTURES[arch].task
+    input = InputSpec(height=size, width=size)
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return build_network(
-                NetworkSpec(arch=arch), num_classes=NUM_CLASSES, input=InputSpec(height=size, width=size)
-            )
+            return build_network(NetworkSpec(arch=arch), num_classes=NUM_CLASSES, task=task, input=input)
     except Exception:
         return None
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from shared.shards.manifest import ShardManifest
 from shared.specs import JobSpec
 from shared.storage import Storage
+from shared.tasks import TaskDescription, describe_task
 from shared.text import visible, visible_json
 
 INDEX_NAME = "index.json"
@@ -97,16 +98,16 @@ def dataset_card(manifests: Sequence[ShardManifest], spec: JobSpec, *, grid: str
     images = sum(manifest.images for manifest in manifests)
     title = visible(" ".join(spec.name.split())) or "Synthetic images"
     teacher = spec.teacher
+    task = describe_task(teacher.task)
     preset = f", preset `{synthesis.preset}`" if synthesis.preset else ""
     sections = [
-        _front_matter(title, images),
+        _front_matter(title, images, task.category),
         f"# {_markdown(title)}",
-        f"{images:,} synthetic images that were made from a trained classifier alone (data-free distillation): no "
-        "training data was used. `.cls` is the class that an image was made for; `.json` holds the class that the "
-        "teacher sees in it and how sure it is.",
+        f"{images:,} synthetic images that were made from a trained {task.made_from} alone (data-free distillation): "
+        f"no training data was used. {task.card}",
     ]
     if grid is not None:
-        sections.append(f"![Synthetic images, one class a row, from early to late]({grid})")
+        sections.append(f"![{task.grid_caption}]({grid})")
     sections += [
         "## How it was made\n\n"
         + _table(
@@ -115,7 +116,7 @@ def dataset_card(manifests: Sequence[ShardManifest], spec: JobSpec, *, grid: str
                 ("Teacher", f"`{teacher.arch}`, {teacher.num_classes} classes"),
                 (
                     "Method",
-                    f"`{synthesis.method}`, {synthesis.steps} steps per batch of {synthesis.batch_size}{preset}",
+                    f"`{synthesis.method}`, {synthesis.total_steps} steps per batch of {synthesis.batch_size}{preset}",
                 ),
                 ("Seed", str(spec.seed)),
                 ("Images", f"{images:,} of {'×'.join(map(str, manifests[0].shape))} (channels, height, width)"),
@@ -123,8 +124,8 @@ def dataset_card(manifests: Sequence[ShardManifest], spec: JobSpec, *, grid: str
                 ("Format", f"`{manifests[0].image_format}`, 8 bits a channel"),
             ],
         ),
-        "## Images per class\n\n" + _class_counts(manifests, teacher.num_classes),
-        _loading(manifests[0]),
+        f"## {task.counted.capitalize()} per class\n\n" + _class_counts(manifests, teacher.num_classes, task.counted),
+        _loading(manifests[0], task),
         "## Job\n\n```json\n" + _json_of(spec) + "\n```",
     ]
     return "\n\n".join(sections) + "\n"
@@ -148,13 +149,13 @@ def _json_of(spec: JobSpec) -> str:
     return text
 
 
-def _front_matter(title: str, images: int) -> str:
+def _front_matter(title: str, images: int, category: str) -> str:
     """YAML for Hugging Face; ``configs`` keeps its loader off the manifests and the index."""
     size = next((name for limit, name in SIZE_CATEGORIES if images < limit), "n>100M")
     return f"""---
 pretty_name: {json.dumps(title, ensure_ascii=False)}
 task_categories:
-- image-classification
+- {category}
 size_categories:
 - {size}
 tags:
@@ -169,28 +170,32 @@ configs:
 ---"""
 
 
-def _class_counts(manifests: Sequence[ShardManifest], num_classes: int) -> str:
+def _class_counts(manifests: Sequence[ShardManifest], num_classes: int, counted: str) -> str:
     counts: Counter[int] = Counter()
     for manifest in manifests:
         counts.update(manifest.class_counts)
     if num_classes <= CLASSES_LISTED:
-        return _table(("Class", "Images"), [(str(c), f"{counts[c]:,}") for c in range(num_classes)])
+        return _table(("Class", counted.capitalize()), [(str(c), f"{counts[c]:,}") for c in range(num_classes)])
     every = sorted(counts[c] for c in range(num_classes))
     median = every[len(every) // 2]
-    return f"{num_classes:,} classes with {every[0]:,} to {every[-1]:,} images each, {median:,} at the median."
+    return f"{num_classes:,} classes with {every[0]:,} to {every[-1]:,} {counted} each, {median:,} at the median."
 
 
-def _loading(manifest: ShardManifest) -> str:
+def _loading(manifest: ShardManifest, task: TaskDescription) -> str:
     picture = "pill" if manifest.channels == 1 else "pil"  # `pil` would make three channels of one
-    how = "rgb8" if manifest.image_format == "npy" else picture
+    how = f'"{"rgb8" if manifest.image_format == "npy" else picture}"'
+    label, imports = task.label_members[0], ""
+    if label.endswith(".png"):  # the decoder of pictures would turn class numbers into colors
+        imports = "import io\nimport numpy as np\nimport PIL.Image\n"
+        how = f'wds.handle_extension("{label}", lambda data: np.array(PIL.Image.open(io.BytesIO(data)))), {how}'
     return f"""## Loading
 
 ```python
 import glob
-import webdataset as wds
+{imports}import webdataset as wds
 
 dataset = wds.WebDataset(sorted(glob.glob("shards/*.tar")), shardshuffle=False)
-dataset = dataset.decode("{how}").to_tuple("{manifest.image_format}", "cls")
+dataset = dataset.decode({how}).to_tuple("{manifest.image_format}", "{label}")
 ```
 
 ```python

@@ -251,8 +251,13 @@ def verify_shard(path: Path, manifest: ShardManifest) -> None:
     _compare_count(found, manifest)
 
 
-def read_shard(path: Path, manifest: ShardManifest, labels: LabelFormat = CLASS_NUMBERS) -> Samples:
+def read_shard(path: Path, manifest: ShardManifest, labels: LabelFormat | None = CLASS_NUMBERS) -> Samples:
     """Verify a shard and read it whole.
+
+    Args:
+        path: the local tar.
+        manifest: what it has to be.
+        labels: how its labels are written; None leaves them alone, and every target says that there is none.
 
     Returns:
         images (N, C, H, W) and targets (N, …), in the order they were written.
@@ -262,10 +267,11 @@ def read_shard(path: Path, manifest: ShardManifest, labels: LabelFormat = CLASS_
     """
     _verify_bytes(path, manifest)
     images = np.empty((manifest.images, *manifest.shape), np.uint8)
-    targets = np.empty((manifest.images, *labels.shape(manifest.shape)), labels.dtype)
+    form, wanted = labels or CLASS_NUMBERS, labels is not None
+    targets = np.empty((manifest.images, *form.shape(manifest.shape)), form.dtype)
     found = 0
     try:
-        for batch in iter_samples([path], manifest.shape, labels=labels, require_labels=True):
+        for batch in iter_samples([path], manifest.shape, labels=form, read_labels=wanted, require_labels=wanted):
             end = found + len(batch.images)
             if end <= manifest.images:
                 images[found:end], targets[found:end] = batch

@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from shared.shards.image_codec import Pixels, to_picture
 from shared.shards.manifest import ShardManifest
-from shared.shards.reader import iter_samples
+from shared.shards.reader import CLASS_NUMBERS, iter_samples
 from shared.storage import Storage
+from shared.tasks.labels import LabelFormat
 
 GRID_NAME = "grid.png"
 SMALLEST_TILE = 48
@@ -75,7 +76,13 @@ def picture_grid(
 
 
 def write_grid(
-    storage: Storage, folder: str, manifests: Sequence[ShardManifest], scratch: Path, *, columns: int = 10
+    storage: Storage,
+    folder: str,
+    manifests: Sequence[ShardManifest],
+    scratch: Path,
+    *,
+    columns: int = 10,
+    labels: LabelFormat = CLASS_NUMBERS,
 ) -> str:
     """Draw the grid of a job's shards into its output folder; left to right is from early to late.
 
@@ -85,6 +92,7 @@ def write_grid(
         manifests: at least one, of one image shape.
         scratch: local folder for copies of remote shards.
         columns: images in a row.
+        labels: by which the images are sorted, and which are shown beside them where they are pictures.
 
     Returns:
         Name of the PNG in the storage.
@@ -98,11 +106,12 @@ def write_grid(
         name = f"{folder}/shards/{manifest.name}"
         path = storage.fetch(name, scratch)
         taken: defaultdict[int, int] = defaultdict(int)
-        for batch in iter_samples([path], manifest.shape, batch_size=256):
-            for image, target in zip(batch.images, batch.targets.tolist(), strict=True):
+        for batch in iter_samples([path], manifest.shape, batch_size=256, labels=labels):
+            rows = labels.rows(batch.targets).tolist()
+            for image, label, target in zip(batch.images, batch.targets, rows, strict=True):
                 if taken[target] < per_shard:
                     taken[target] += 1
-                    images.append(image.copy())
+                    images.append(labels.picture(image, label).copy())
                     targets.append(target)
             if all(taken[target] >= min(per_shard, count) for target, count in manifest.class_counts.items()):
                 break

@@ -234,4 +234,4 @@ def _label(fields: dict[str, bytes], shape: tuple[int, ...], name: str, required
     if required:
         wanted = " or ".join(f".{member}" for member in labels.members)
         raise UserError("dataset_without_labels", f"{name} has no {wanted}, which this use needs; {layout(labels)}")
-    return labels.unlabelled((channels, height, width))
+    return labels.unlabeled((channels, height, width))

@@ -23,6 +23,8 @@ class Architecture:
     description: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """What the name stands for; the job's ``kwargs`` may add to these, not change them."""
+    task: str = "classification"
+    """What the network does."""
 
 
 def _wide_resnet(depth: int, width: int) -> tuple[str, Architecture]:
@@ -58,6 +60,19 @@ def _vgg(layers: int, *convolutions: int) -> tuple[str, Architecture]:
         "vgg",
         f"VGG-{layers} with BatchNorm for small images",
         {"convolutions": convolutions},
+    )
+
+
+DEEPLAB: Final = "shared.networks.definitions.deeplab"
+
+
+def _small_deeplab(name: str, width: int) -> tuple[str, Architecture]:
+    return name, Architecture(
+        f"{DEEPLAB}:SmallDeepLab",
+        "deeplab",
+        f"A DeepLab for CPUs of {width} to {4 * width} channels",
+        {"width": width},
+        task="semantic-segmentation",
     )
 
 
@@ -103,6 +118,35 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
             _vgg(13, 2, 2, 2, 2, 2),
             _vgg(16, 2, 2, 3, 3, 3),
             _vgg(19, 2, 2, 4, 4, 4),
+            (
+                "deeplabv3_resnet50",
+                Architecture(
+                    f"{DEEPLAB}:DeepLabV3ResNet50",
+                    "deeplab",
+                    "DeepLabV3 with a ResNet-50; kwargs: variant (dfad, fast-datafree, torchvision), output_stride",
+                    task="semantic-segmentation",
+                ),
+            ),
+            (
+                "deeplabv3_mobilenet_v2",
+                Architecture(
+                    f"{DEEPLAB}:DeepLabV3MobileNetV2",
+                    "deeplab",
+                    "DeepLabV3 with a MobileNetV2; kwargs: variant (dfad, fast-datafree), output_stride, dropout",
+                    task="semantic-segmentation",
+                ),
+            ),
+            _small_deeplab("deeplab_small", 16),
+            _small_deeplab("deeplab_tiny", 8),
+            (
+                "deeplab",
+                Architecture(
+                    f"{DEEPLAB}:SmallDeepLab",
+                    "deeplab",
+                    "A DeepLab for CPUs of a chosen size; kwargs: width, dropout",
+                    task="semantic-segmentation",
+                ),
+            ),
         ]
     )
 )

@@ -14,10 +14,12 @@ from pydantic import Field, StringConstraints, model_validator
 
 from shared.specs.base import Spec, StoragePath, invalid
 from shared.specs.distillation import DistillationSpec, EvaluationSpec
-from shared.specs.methods import SynthesisSpec
+from shared.specs.methods import METHODS, SynthesisSpec
 from shared.specs.networks import StudentSpec, TeacherSpec
 from shared.specs.precision import PrecisionName
 from shared.specs.presets import PRESET_DISTILLATION, fill_from_preset
+from shared.specs.synthesis import GeneratorSynthesis
+from shared.tasks.descriptions import TASK_NAMES, describe_task
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
@@ -64,6 +66,8 @@ class JobSpec(Spec):
         teacher = data.get("teacher")
         arch = teacher.get("arch") if isinstance(teacher, dict) else None
         synthesis = fill_from_preset(written, arch)
+        if data.get("shards") is None:
+            synthesis = _fill_from_task(synthesis, teacher)
         return {**data, "synthesis": synthesis, **_distillation_of(synthesis.get("preset"), data)}
 
     @model_validator(mode="after")
@@ -131,3 +135,12 @@ def _distillation_of(preset: object, data: dict[str, Any]) -> dict[str, Any]:
         return {} if "distillation" in data or "student" in data else {"distillation": None}
     written = data.get("distillation", {})
     return {"distillation": {**implied, **written}} if isinstance(written, dict) else {}
+
+
+def _fill_from_task(synthesis: dict[str, Any], teacher: Any) -> dict[str, Any]:
+    """The same with the task's defaults where neither client nor preset say anything, for methods that invert."""
+    name = teacher.get("task") if isinstance(teacher, dict) else None
+    method = METHODS.get(str(synthesis.get("method")))
+    if name not in TASK_NAMES or method is None or not issubclass(method, GeneratorSynthesis):
+        return synthesis
+    return {**dict(describe_task(str(name)).synthesis_defaults), **synthesis}

@@ -13,6 +13,7 @@ from pydantic import Field
 from shared.plugins import plugins
 from shared.specs.synthesis import (
     DeepInversionSynthesis,
+    DFADSynthesis,
     FastMetaSynthesis,
     FastSynthesis,
     RecoverSynthesis,
@@ -24,6 +25,7 @@ OWN_METHODS: Final[tuple[type[SynthesisBase], ...]] = (
     FastSynthesis,
     DeepInversionSynthesis,
     RecoverSynthesis,
+    DFADSynthesis,
 )
 
 
@@ -51,7 +53,8 @@ SYNTHESIS_METHODS: Final = tuple(METHODS)
 
 if TYPE_CHECKING:
     SynthesisSpec = Annotated[
-        FastMetaSynthesis | FastSynthesis | DeepInversionSynthesis | RecoverSynthesis, Field(discriminator="method")
+        FastMetaSynthesis | FastSynthesis | DeepInversionSynthesis | RecoverSynthesis | DFADSynthesis,
+        Field(discriminator="method"),
     ]
 else:
     _AnySpec: Any = Union[tuple(METHODS.values())]  # noqa: UP007

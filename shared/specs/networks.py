@@ -109,7 +109,27 @@ class TeacherSpec(NetworkSpec):
     )
     task: TaskName = Field("classification", description="What the network does.")
     num_classes: int = Field(ge=2, le=100_000, description="Classes that the network tells apart.")
+    ignore_index: int = Field(
+        255,
+        ge=0,
+        le=65_535,
+        description="Of label maps: the value of pixels whose class is not known. They are not measured.",
+    )
     input: InputSpec = Field(default_factory=InputSpec)
+
+    @model_validator(mode="after")
+    def _ignored_is_no_class(self) -> Self:
+        maps = self.task != "classification"
+        if maps and self.ignore_index < self.num_classes and "ignore_index" in self.model_fields_set:
+            raise invalid("teacher.ignore_index", f"must not be one of the {self.num_classes} classes")
+        if maps and self.num_classes > 65_535:
+            raise invalid("teacher.num_classes", "must be at most 65,535: label maps have 16 bits")
+        return self
+
+    @property
+    def ignored_label(self) -> int:
+        """``ignore_index``, or what takes its place where the default is a class."""
+        return self.ignore_index if self.ignore_index >= self.num_classes else 65_535
 
 
 class StudentSpec(NetworkSpec):

@@ -14,8 +14,12 @@ from shared.specs.presets import PresetName
 
 MAX_PARTITIONS = 1024
 
-ALWAYS_SHOWN = ("one_hot", "total_variation", "l2")
-"""Terms that are measured at any weight, 0 included."""
+
+GeneratorName = Literal["standard", "deep", "dcgan"]
+GENERATOR_HELP = (
+    "`standard` for small images; `deep` with a spatial latent for large ones; `dcgan`, which starts from a sixteenth "
+    "of the size, for segmentation."
+)
 
 
 class SynthesisBase(Spec):
@@ -96,9 +100,7 @@ class GeneratorSynthesis(SynthesisBase):
     """Settings of the methods that train a generator (Fang et al., AAAI 2022, Algorithm 1)."""
 
     steps: int = Field(5, ge=1, le=10_000, description="Inner steps per batch: the N of Fast-N.")
-    generator: Literal["standard", "deep"] = Field(
-        "standard", description="`standard` for small images; `deep` with a spatial latent for large ones."
-    )
+    generator: GeneratorName = Field("standard", description=GENERATOR_HELP)
     generator_learning_rate: float = Field(3e-3, gt=0, le=10, description="Inner Adam step size of the generator.")
     latent_learning_rate: float = Field(0.01, gt=0, le=10, description="Inner Adam step size of the latents.")
     learn_latents: bool = Field(
@@ -153,6 +155,39 @@ class FastSynthesis(GeneratorSynthesis):
     """The paper's ablation: the adapted generator is carried over as it is, with no meta step."""
 
     method: Literal["fast"] = "fast"
+
+
+class DFADSynthesis(SynthesisBase):
+    """Data-free adversarial distillation (Fang et al., 2019): generator and student in turn, no inversion.
+
+    As published with lockstep pacing, ``distillation.loss: l1``, ``steps_per_batch: 1`` and a pool of one batch.
+    """
+
+    term_labels: ClassVar[Mapping[str, str]] = {
+        "adversarial": "Distance of student and teacher",
+        "one_hot": "Target class",
+        "bn": "BatchNorm statistics",
+        "balance": "Class balance",
+    }
+
+    method: Literal["dfad"] = "dfad"
+    bn: float = Field(0.0, ge=0, le=1e6, description="Weight of the BatchNorm-statistics loss. 0 turns it off.")
+    one_hot: float = Field(0.0, ge=0, le=1e6, description="Weight of the cross-entropy to the target.")
+    adversarial: float = Field(
+        1.0, ge=0, le=1e6, description="Weight of -log(1 + mean distance of the student's logits from the teacher's)."
+    )
+    generator: GeneratorName = Field("dcgan", description=GENERATOR_HELP)
+    generator_learning_rate: float = Field(1e-3, gt=0, le=10, description="Adam step size of the generator.")
+    latent_dim: int = Field(256, ge=1, le=65_536, description="Length of a latent vector.")
+    generator_width: int = Field(64, ge=1, le=4_096, description="Channels of the generator's last hidden layer.")
+    batches_per_generator_step: int = Field(
+        5, ge=1, le=1_000_000, description="Batches that are handed out for each step of the generator."
+    )
+
+    @property
+    def total_steps(self) -> int:
+        """One look at the images of a batch."""
+        return 1
 
 
 class PixelSynthesis(SynthesisBase):
@@ -278,7 +313,7 @@ def shown_terms(labels: Mapping[str, str], weights: Mapping[str, float], *, has_
         weights: those that its spec gives; a term without a weight of its own counts.
         has_student: whether there is one to compete with.
     """
-    absent = {name for name, weight in weights.items() if not weight and name not in ALWAYS_SHOWN}
+    absent = {name for name, weight in weights.items() if not weight}
     if not has_student:
         absent.add("adversarial")
     return {name: label for name, label in labels.items() if name not in absent}

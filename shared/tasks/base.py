@@ -11,7 +11,6 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from pydantic import JsonValue
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from shared.errors import UserError
 from shared.tasks.descriptions import TaskDescription, describe_task
-from shared.tasks.labels import LabelFormat
+from shared.tasks.labels import label_format
 
 
 class Task(ABC):
@@ -35,7 +34,7 @@ class Task(ABC):
         self.description = description
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self.labels: LabelFormat = _load(description.labels)(num_classes, ignore_index)
+        self.labels = label_format(description.name, num_classes, ignore_index)
 
     # -- what a network returns -------------------------------------------------------------------------
 
@@ -178,10 +177,6 @@ def build_task(name: str, num_classes: int, ignore_index: int | None = None) -> 
         ValueError: there is no such task.
     """
     description = describe_task(name)
-    task: Task = _load(description.implementation)(description, num_classes, ignore_index)
+    module, _, implementation = description.implementation.partition(":")
+    task: Task = getattr(importlib.import_module(module), implementation)(description, num_classes, ignore_index)
     return task
-
-
-def _load(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)

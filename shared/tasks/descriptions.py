@@ -47,6 +47,10 @@ class TaskDescription:
     """Hugging Face's ``task_categories``."""
     counted: str
     """What a class has many of: "images" where each has one class, "pixels" where each pixel has."""
+    card: str
+    """What the dataset card says of a sample's members."""
+    grid_caption: str
+    """What the picture grid shows."""
     label_members: tuple[str, ...]
     """Extensions of the members that carry a sample's label in a shard."""
     synthesis_defaults: tuple[tuple[str, Any], ...] = ()
@@ -77,7 +81,7 @@ CLASSIFICATION: Final = TaskDescription(
     implementation="shared.tasks.classification:Classification",
     labels="shared.tasks.labels:ClassNumbers",
     metrics=(
-        Metric("student_top1", "Student top-1", "Share of the labelled images whose class the student names."),
+        Metric("student_top1", "Student top-1", "Share of the labeled images whose class the student names."),
         Metric("teacher_top1", "Teacher top-1", "The same of the teacher."),
         Metric(
             "agreement",
@@ -89,10 +93,39 @@ CLASSIFICATION: Final = TaskDescription(
     made_from="classifier",
     category="image-classification",
     counted="images",
+    card="`.cls` is the class that an image was made for; `.json` holds the class that the teacher sees in it and how "
+    "sure it is.",
+    grid_caption="Synthetic images, one class a row, from early to late",
     label_members=("cls",),
 )
 
-OWN_TASKS: Final = (CLASSIFICATION,)
+SEMANTIC_SEGMENTATION: Final = TaskDescription(
+    name="semantic-segmentation",
+    label="Semantic segmentation",
+    about="One class for each pixel.",
+    implementation="shared.tasks.segmentation:SemanticSegmentation",
+    labels="shared.tasks.labels:ClassMaps",
+    metrics=(
+        Metric(
+            "student_miou", "Student mIoU", "Mean over classes of intersection over union, over all labeled pixels."
+        ),
+        Metric("teacher_miou", "Teacher mIoU", "The same of the teacher."),
+        Metric("agreement", "Agreement with the teacher", "Share of pixels whose class both name alike."),
+        Metric("student_pixel_accuracy", "Student pixel accuracy", "Share of labeled pixels whose class is right."),
+    ),
+    headline="mIoU",
+    made_from="segmentation network",
+    category="image-segmentation",
+    counted="pixels",
+    card="`.seg.png` is the teacher's own map of an image: the value of each pixel is its class, the palette is for "
+    "people. `.json` holds how many classes there are, which has most pixels, and how sure the teacher is. No maps "
+    "were asked for: classes are balanced by the share of their pixels, as far as the teacher's images allow.",
+    grid_caption="Synthetic images with the teacher's maps, from early to late; a row for each class that stands out",
+    label_members=("seg.png",),
+    synthesis_defaults=(("generator", "dcgan"), ("bn", 1.0), ("balance", 1.0)),
+)
+
+OWN_TASKS: Final = (CLASSIFICATION, SEMANTIC_SEGMENTATION)
 
 TASK_NAMES: Final = tuple(dict.fromkeys([*(task.name for task in OWN_TASKS), *plugins("fast_dfkd.tasks")]))
 """What ``teacher.task`` may say."""

@@ -15,6 +15,7 @@ from shared.jobs import Role, tasks_of
 from shared.shards.dataset_folder import remove_unlisted, write_dataset_card, write_index
 from shared.shards.picture_grid import write_grid
 from shared.storage import job_paths
+from shared.tasks.labels import label_format
 from shared.worker.quarantine import verify_all
 from shared.worker.turn import Turn
 
@@ -60,8 +61,10 @@ def _complete_folder(turn: Turn, measured: dict[str, Any]) -> dict[str, Any]:
             "synthesis_images_per_second": round(images / seconds, 3) if seconds else None,
             "grid": job_paths.grid(job_id),
         }
+        teacher = turn.spec.teacher
+        labels = label_format(teacher.task, teacher.num_classes, teacher.ignored_label)
         remove_unlisted(storage, folder, manifests, present)
-        write_grid(storage, folder, manifests, turn.scratch)
+        write_grid(storage, folder, manifests, turn.scratch, labels=labels)
         write_index(storage, folder, manifests, name=turn.spec.name or job_id)
         write_dataset_card(storage, folder, manifests, turn.spec, grid=job_paths.grid(job_id).rpartition("/")[2])
     result |= measured

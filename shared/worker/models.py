@@ -51,7 +51,7 @@ class Models:
         self._scratch = scratch
         self._allowed_factories = allowed_factories
         teacher = spec.teacher
-        self.task = build_task(teacher.task, teacher.num_classes)
+        self.task = build_task(teacher.task, teacher.num_classes, teacher.ignored_label)
         """What both networks do."""
 
     def teacher(self, *, is_inverted: bool = False) -> nn.Module:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from shared.errors import RETRY_HELPS
 from shared.jobs import Event, JobRecord, State
+from shared.tasks import task_of
 from synth_service.client import Model, ValidatedJob, WorkerDetail
 from synth_service.client.progress import UNITS, accuracy, duration, rate_and_eta, stages
 
@@ -32,7 +33,7 @@ def _listing(*headings: str) -> Table:
 
 def jobs_table(jobs: Sequence[JobRecord]) -> Table:
     """One row for each job."""
-    table = _listing("id", "name", "state", "synthesis", "distillation", "student top-1", "age")
+    table = _listing("id", "name", "state", "synthesis", "distillation", "student", "age")
     for job in jobs:
         percent = {name: f"{stage.progress.percent:.0f}%" for name, stage in stages(job)}
         table.add_row(
@@ -41,10 +42,17 @@ def jobs_table(jobs: Sequence[JobRecord]) -> Table:
             colored(job.state),
             percent.get("synthesis", "–"),
             percent.get("distillation", "–"),
-            f"{job.measurement.student_top1:.4f}" if job.measurement else "",
+            student_measured(job),
             duration(time.time() - job.created_at),
         )
     return table
+
+
+def student_measured(job: JobRecord) -> str:
+    """The student's headline metric; empty before the first measurement."""
+    task = task_of(job)
+    value = job.measurement.metrics.get(task.headline_metric.name) if job.measurement else None
+    return "" if value is None else f"{value:.4f} {task.headline}"
 
 
 def job_table(job: JobRecord) -> Table:
@@ -64,7 +72,7 @@ def job_table(job: JobRecord) -> Table:
         done, total = stage.progress.done, stage.progress.total
         table.add_row(name, f"{done:,}/{total:,} {UNITS[name]} ({rate_and_eta(stage)}), attempt {stage.attempt}")
     if job.measurement:
-        table.add_row("top-1", f"{accuracy(job)}, agreement {job.measurement.agreement:.4f}")
+        table.add_row(task_of(job).headline, f"{accuracy(job)}, agreement {job.measurement.agreement:.4f}")
     for key, value in job.metadata.items():
         table.add_row(f"metadata.{escape(key)}", escape(value))
     for name, result in (job.result or {}).items():
@@ -84,8 +92,8 @@ def summary(job: JobRecord) -> str:
     parts = [f"[green]{job.id} succeeded[/]"]
     if job.started_at and job.finished_at:
         parts.append(f"in {duration(job.finished_at - job.started_at)}")
-    if measured := job.measurement:
-        parts.append(f"with student top-1 {measured.student_top1:.4f} (teacher {measured.teacher_top1:.4f})")
+    if job.measurement:
+        parts.append(f"with {task_of(job).headline} {accuracy(job)}")
     return " ".join(parts) + f"; get it with: dfkd fetch {job.id}"
 
 

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from shared.jobs import JobRecord, Stage
+from shared.tasks import task_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +60,13 @@ def rate_and_eta(stage: Stage) -> str:
 def accuracy(job: JobRecord) -> str:
     """The newest measurement; empty before the first."""
     measured = job.measurement
-    return f"student {measured.student_top1:.4f}, teacher {measured.teacher_top1:.4f}" if measured else ""
+    if measured is None:
+        return ""
+    task = task_of(job)
+    student, teacher = (
+        measured.metrics.get(metric.name, 0.0) for metric in (task.headline_metric, task.teacher_metric)
+    )
+    return f"student {student:.4f}, teacher {teacher:.4f}"
 
 
 def display_for(console: Console | None = None) -> Display:

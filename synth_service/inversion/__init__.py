@@ -14,9 +14,17 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from shared.specs import DeepInversionSynthesis, FastMetaSynthesis, FastSynthesis, RecoverSynthesis, SynthesisBase
+from shared.specs import (
+    DeepInversionSynthesis,
+    DFADSynthesis,
+    FastMetaSynthesis,
+    FastSynthesis,
+    RecoverSynthesis,
+    SynthesisBase,
+)
 from synth_service.inversion.base import Inverter
 from synth_service.inversion.deepinversion import DeepInversionInverter
+from synth_service.inversion.dfad import DFADInverter
 from synth_service.inversion.fast import FastInverter
 from synth_service.inversion.fast_meta import FastMetaInverter
 from synth_service.inversion.objective import SyntheticBatch
@@ -30,6 +38,7 @@ INVERTERS: Final[Mapping[type[SynthesisBase], type[Inverter[Any]]]] = {
     FastSynthesis: FastInverter,
     DeepInversionSynthesis: DeepInversionInverter,
     RecoverSynthesis: RecoverInverter,
+    DFADSynthesis: DFADInverter,
 }
 """The class that inverts with each of our specs; another package's spec names its own in ``inverter``."""
 

@@ -35,6 +35,7 @@ from synth_service.inversion.terms import (
     ImagePrior,
     LossTerm,
     OneHot,
+    weighted,
 )
 
 PIXEL_SCALE = 4.0
@@ -63,22 +64,19 @@ class PixelInverter(Inverter[D]):
     def terms(self) -> Sequence[LossTerm]:
         """The classifier's losses, and the priors on pixels."""
         spec, task, teacher = self.spec, self.setup.task, self.setup.teacher
-        terms: list[LossTerm] = [OneHot(spec.one_hot, task)]
-        if spec.bn > 0:
-            others = len(layers_with_statistics(teacher)) - 1
-            terms.append(BatchNormStatistics(spec.bn, teacher, layer_weights=[spec.bn_first_layer, *[1.0] * others]))
-        if spec.adversarial > 0:
-            terms.append(Competition(spec.adversarial, task))
-        if spec.balance > 0:
-            terms.append(Balance(spec.balance))
-        if spec.attention > 0:
-            terms.append(AttentionEntropy(spec.attention, teacher))
+        factors = [spec.bn_first_layer, *[1.0] * (len(layers_with_statistics(teacher)) - 1)]
         variation, norm = VARIATIONS[spec.total_variation_norm], NORMS[spec.l2_norm]
         if spec.total_variation_goal is not None:
             variation = self._distance_from_goal
-        terms.append(ImagePrior("total_variation", spec.total_variation, variation, of=self._scaled))
-        terms.append(ImagePrior("l2", spec.l2, norm, of=self._scaled))
-        return terms
+        return weighted(
+            OneHot(spec.one_hot, task),
+            spec.bn and BatchNormStatistics(spec.bn, teacher, layer_weights=factors),
+            Competition(spec.adversarial, task),
+            Balance(spec.balance),
+            spec.attention and AttentionEntropy(spec.attention, teacher),
+            ImagePrior("total_variation", spec.total_variation, variation, of=self._scaled),
+            ImagePrior("l2", spec.l2, norm, of=self._scaled),
+        )
 
     def _distance_from_goal(self, images: Tensor) -> Tensor:
         """How far the batch's variation is from what this round drew."""

@@ -26,7 +26,7 @@ from synth_service.inversion.attention import AttentionEntropy
 from synth_service.inversion.base import Check, Inverter
 from synth_service.inversion.generators import build_generator
 from synth_service.inversion.objective import BestImages
-from synth_service.inversion.terms import Adversarial, Balance, BatchNormStatistics, LossTerm, OneHot, Setup
+from synth_service.inversion.terms import Adversarial, Balance, BatchNormStatistics, LossTerm, OneHot, Setup, weighted
 
 ADAM_BETAS = (0.5, 0.999)
 """Of the inner and the outer optimizer, as published."""
@@ -69,16 +69,13 @@ class GeneratorInverter(Inverter[G]):
     def terms(self) -> Sequence[LossTerm]:
         """The paper's losses, and the balance of classes where the spec gives it a weight."""
         spec, task = self.spec, self.setup.task
-        terms: list[LossTerm] = [OneHot(spec.one_hot, task)]
-        if spec.bn > 0:
-            terms.append(BatchNormStatistics(spec.bn, self.setup.teacher, momentum=spec.bn_momentum))
-        if spec.adversarial > 0:
-            terms.append(Adversarial(spec.adversarial, task))
-        if spec.balance > 0:
-            terms.append(Balance(spec.balance))
-        if spec.attention > 0:
-            terms.append(AttentionEntropy(spec.attention, self.setup.teacher))
-        return terms
+        return weighted(
+            OneHot(spec.one_hot, task),
+            spec.bn and BatchNormStatistics(spec.bn, self.setup.teacher, momentum=spec.bn_momentum),
+            Adversarial(spec.adversarial, task),
+            Balance(spec.balance),
+            spec.attention and AttentionEntropy(spec.attention, self.setup.teacher),
+        )
 
     @property
     def lasting(self) -> list[Tensor]:

@@ -1,7 +1,7 @@
-"""The two image generators of Fast DFKD, with the published layer names and initialization.
+"""The image generators of Fast DFKD and DFAD, with the published layer names and initialization.
 
 A generator maps latents to pixels in [0, 1] and is always used in training mode: its BatchNorm layers
-normalize with the batch at hand, and the running statistics that they keep mean nothing. Both upsample
+normalize with the batch at hand, and the running statistics that they keep mean nothing. All upsample
 from a coarse grid by a power of two; for a size that is no multiple of it, the next larger grid is
 generated and the centre is cut out.
 
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from shared.specs import GeneratorName
 
 
 class Generator(nn.Module, ABC):
@@ -29,9 +30,6 @@ class Generator(nn.Module, ABC):
 
     UPSAMPLING: int
     """Image pixels per cell of the coarsest grid, along each side."""
-
-    l1: nn.Sequential
-    conv_blocks: nn.Sequential
 
     def __init__(self, latent_dim: int, width: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -54,11 +52,15 @@ class Generator(nn.Module, ABC):
     def _coarse(self, latents: Tensor) -> Tensor:
         """What enters the convolutional blocks: (N, features, *grid)."""
 
+    @abstractmethod
+    def _blocks(self, coarse: Tensor) -> Tensor:
+        """The convolutional blocks: (N, channels, …) of any real values, at least of the images' size."""
+
     def forward(self, latents: Tensor) -> Tensor:
         """Pixels in the dtype of the parameters and in channels_last order."""
         coarse = self._coarse(latents).contiguous(memory_format=torch.channels_last)
         # Under autocast the features come in half precision, whose steps near 1 are coarser than 1/255.
-        features = self.conv_blocks(coarse).to(self.first_layer.weight.dtype)
+        features = self._blocks(coarse).to(self.first_layer.weight.dtype)
         _, height, width = self.image_shape
         top, left = (features.shape[2] - height) // 2, (features.shape[3] - width) // 2
         return torch.sigmoid(features[:, :, top : top + height, left : left + width])
@@ -120,6 +122,10 @@ class StandardGenerator(Generator):
         coarse: Tensor = self.l1(latents).unflatten(1, (2 * self.width, *self.grid))
         return coarse
 
+    def _blocks(self, coarse: Tensor) -> Tensor:
+        features: Tensor = self.conv_blocks(coarse)
+        return features
+
 
 class DeepGenerator(Generator):
     """For large images: convolutions all the way from a spatial latent (N, latent_dim, ⌈H/16⌉, ⌈W/16⌉)."""
@@ -159,6 +165,63 @@ class DeepGenerator(Generator):
     def _coarse(self, latents: Tensor) -> Tensor:
         return latents
 
+    def _blocks(self, coarse: Tensor) -> Tensor:
+        features: Tensor = self.conv_blocks(coarse)
+        return features
+
+
+class ConvolutionalGenerator(Generator):
+    """DFAD's (DCGAN's form): a linear layer to a grid of 1/16, then four transposed convolutions.
+
+    Its output layer ends in a tanh whose range is stretched to [0, 1]; with a normalization of mean and std 0.5 the
+    network sees the tanh itself. A third of ``standard``'s weights at 128×128 pixels. Latents (N, latent_dim).
+    """
+
+    UPSAMPLING = 16
+
+    def __init__(self, latent_dim: int, width: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__(latent_dim, width, image_shape)
+        self.project = nn.Sequential(nn.Flatten(), nn.Linear(latent_dim, 8 * width * math.prod(self.grid)))
+        layers: list[nn.Module] = [nn.BatchNorm2d(8 * width)]
+        inputs = 8 * width
+        for outputs in (4 * width, 2 * width, width, width):
+            upsampling = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+            layers += [upsampling, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
+            inputs = outputs
+        self.main = nn.Sequential(*layers, nn.Conv2d(width, image_shape[0], 3, padding=1))
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(latent_dim,)."""
+        return (self.latent_dim,)
+
+    @property
+    def first_layer(self) -> nn.Linear | nn.Conv2d:
+        """The linear layer."""
+        layer = self.project[1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def _coarse(self, latents: Tensor) -> Tensor:
+        coarse: Tensor = self.project(latents).unflatten(1, (8 * self.width, *self.grid))
+        return coarse
+
+    def _blocks(self, coarse: Tensor) -> Tensor:
+        features: Tensor = self.main(coarse)
+        return 2 * features  # sigmoid(2x) = (1 + tanh(x)) / 2
+
+    @torch.no_grad()
+    def initialize(self, random: torch.Generator) -> None:
+        """Weights from N(0, 0.02²), gains of BatchNorm from N(1, 0.02²), zero biases."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(layer.weight, 0.0, 0.02, generator=random)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+            elif isinstance(layer, nn.BatchNorm2d):
+                layer.reset_parameters()
+                nn.init.normal_(layer.weight, 1.0, 0.02, generator=random)
+
 
 def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return (
@@ -168,14 +231,15 @@ def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     )
 
 
-GENERATORS: dict[Literal["standard", "deep"], type[Generator]] = {
+GENERATORS: dict[GeneratorName, type[Generator]] = {
     "standard": StandardGenerator,
     "deep": DeepGenerator,
+    "dcgan": ConvolutionalGenerator,
 }
 
 
 def build_generator(
-    kind: Literal["standard", "deep"],
+    kind: GeneratorName,
     latent_dim: int,
     width: int,
     image_shape: tuple[int, int, int],

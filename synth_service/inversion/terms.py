@@ -97,6 +97,11 @@ class LossTerm(ABC):
         """Continue from what ``state_dict`` returned."""
 
 
+def weighted(*terms: LossTerm | float) -> list[LossTerm]:
+    """The terms that count: without those of weight 0, and without a 0 in the place of one that cannot be made."""
+    return [term for term in terms if isinstance(term, LossTerm) and term.weight > 0]
+
+
 class OneHot(LossTerm):
     """Cross-entropy of the teacher's prediction to what the image should show."""
 
@@ -200,6 +205,18 @@ class Competition(LossTerm):
         assert forward.student_logits is not None
         divergence = jensen_shannon(forward.student_logits, forward.teacher_logits)
         return 1 - self._task.per_image(divergence).clamp(0, 1)
+
+
+class Discrepancy(LossTerm):
+    """-log(1 + mean absolute difference of the logits): what DFAD's generator minimizes, whatever the decisions."""
+
+    name = "adversarial"
+    needs_student = True
+
+    def __call__(self, forward: Forward) -> Tensor:
+        """()."""
+        assert forward.student_logits is not None
+        return -(forward.student_logits - forward.teacher_logits).abs().mean().log1p()
 
 
 class Balance(LossTerm):

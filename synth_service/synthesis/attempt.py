@@ -86,6 +86,7 @@ class Synthesis:
             self._task.partition,
             turn.attempt.number,
             num_classes=spec.teacher.num_classes,
+            labels=self._models.task.labels,
         )
 
     def resume(self) -> None:

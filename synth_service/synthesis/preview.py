@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from shared.shards.format import SampleBatch
 from shared.shards.previews import Strip, Tile, encode_strip
+from shared.shards.reader import CLASS_NUMBERS
 from shared.storage import Storage, job_paths
+from shared.tasks.labels import LabelFormat
 
 logger = structlog.get_logger()
 
@@ -35,13 +37,24 @@ class Preview:
         storage: of the deployment.
         job, partition, attempt: whose images these are.
         num_classes: of the job.
+        labels: by which the images are sorted, and which are shown beside them where they are pictures.
     """
 
-    def __init__(self, storage: Storage, job: str, partition: int, attempt: int, *, num_classes: int) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        job: str,
+        partition: int,
+        attempt: int,
+        *,
+        num_classes: int,
+        labels: LabelFormat = CLASS_NUMBERS,
+    ) -> None:
         self._storage = storage
         self._job = job
         self._partition = partition
         self._attempt = attempt
+        self._labels = labels
         self._of_a_class = min(TILES_OF_A_CLASS, max(1, TILES // num_classes))
         self._tiles: dict[int, deque[tuple[int, bytes]]] = {}
         """By class, the one that was added to last at the end: number of the image, pixels."""
@@ -55,8 +68,10 @@ class Preview:
         """Takes in the images of a sealed shard, and stores the strip when that is due."""
         started = time.perf_counter()
         for batch in batches:
-            for place in _newest(batch.targets, self._of_a_class):
-                self._add(int(batch.targets[place]), self._images + place, tile_of(batch.images[place]))
+            rows = self._labels.rows(batch.targets)
+            for place in _newest(rows, self._of_a_class):
+                picture = self._labels.picture(batch.images[place], batch.targets[place])
+                self._add(int(rows[place]), self._images + place, tile_of(picture))
             self._images += len(batch.targets)
         if time.monotonic() >= self._next_store:
             self._store()

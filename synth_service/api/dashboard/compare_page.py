@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse
 
 from shared.broker import Broker
 from shared.jobs import JobRecord
+from shared.tasks import TASK_NAMES, describe_task
 from synth_service.api.dashboard.charts import Chart, charts_of, points_for
 from synth_service.api.dashboard.rendering import render
 from synth_service.api.dependencies import JOB_ID_PATTERN, BrokerInUse, existing_job
@@ -35,10 +36,9 @@ class Row(NamedTuple):
     format: str = "text"
 
 
+METRICS = {metric.name: (metric.label, "percent") for task in map(describe_task, TASK_NAMES) for metric in task.metrics}
 RESULTS = {
-    "student_top1": ("Student top-1", "percent"),
-    "teacher_top1": ("Teacher top-1", "percent"),
-    "agreement": ("Agreement with the teacher", "percent"),
+    **METRICS,
     "images": ("Images", "number"),
     "shards": ("Shards", "number"),
     "bytes": ("Size of the dataset", "bytes"),
@@ -162,5 +162,5 @@ def results_of(jobs: Sequence[JobRecord]) -> list[Row]:
 
 
 def _results(job: JobRecord) -> dict[str, Any]:
-    measured = job.measurement.model_dump(exclude={"step"}) if job.measurement else {}
+    measured = job.measurement.metrics if job.measurement else {}
     return {**measured, **(job.result or {})}

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse
 from shared.errors import RETRY_HELPS
 from shared.jobs import JobRecord, State
 from shared.storage import job_paths
+from shared.tasks import task_of
 from synth_service.api.dashboard.charts import charts_of, histogram, points_for
 from synth_service.api.dashboard.job_history import SHARDS_PER_PAGE, JobHistories
 from synth_service.api.dashboard.rendering import render
@@ -68,7 +69,7 @@ def show_classes(job: ExistingJob, broker: BrokerInUse, request: Request) -> HTM
     """How many images there are of each class."""
     digest = _histories(request)[job.id].shards(broker, job.id)
     bars = histogram(digest.class_counts, _num_classes(job)) if digest.count else []
-    return render(request, "_job_classes.html", job=job, digest=digest, bars=bars)
+    return render(request, "_job_classes.html", job=job, digest=digest, bars=bars, counted=task_of(job).counted)
 
 
 @router.get("/ui/jobs/{job_id}/shards", responses=documented(404, 422))
@@ -114,6 +115,7 @@ def _status(job: JobRecord, broker: BrokerInUse, request: Request) -> dict[str, 
     now = time.time()
     digest = _histories(request)[job.id].events(broker, job.id)
     return {
+        "task": task_of(job),
         "job": job,
         "now": now,
         "is_behind": not digest.is_complete,

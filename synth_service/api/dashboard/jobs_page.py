@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, StringConstraints
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from shared.jobs import JobRecord, Stage, State
+from shared.tasks import task_of
 from synth_service.api.dashboard.rendering import query, render, render_text
 from synth_service.api.dependencies import JOB_ID_PATTERN, BrokerInUse, SettingsInUse
 from synth_service.api.files import matches
@@ -69,7 +70,9 @@ class JobRow:
     student: str | None
     """None when the job only makes images."""
     bars: tuple[StageBar | None, StageBar | None]
-    top1: float | None
+    measured: float | None
+    """The student's headline metric."""
+    metric: str
     agreement: float | None
     created_at: float
     eta_seconds: float | None
@@ -86,6 +89,7 @@ class JobRow:
             if stage is not None and stage.state is State.RUNNING and stage.progress.eta_seconds is not None
         ]
         error = _error_of(job)
+        task = task_of(job)
         return cls(
             id=job.id,
             name=job.name,
@@ -96,7 +100,8 @@ class JobRow:
                 _bar("Synthesis", "images", synthesis, job.state),
                 _bar("Distillation", "steps", distillation, job.state),
             ),
-            top1=job.measurement.student_top1 if job.measurement else None,
+            measured=job.measurement.metrics.get(task.headline_metric.name) if job.measurement else None,
+            metric=task.headline_metric.label,
             agreement=job.measurement.agreement if job.measurement else None,
             created_at=job.created_at,
             eta_seconds=max(estimates, default=None) if job.state is State.RUNNING else None,

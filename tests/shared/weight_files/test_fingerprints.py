@@ -24,7 +24,7 @@ def test_the_file_is_up_to_date() -> None:
 
 def test_every_named_network_is_known() -> None:
     found = {each.arch for alike in known().values() for each in alike}
-    assert set(ARCHITECTURES) - found == {"wide_resnet", "resnet_cifar"}
+    assert set(ARCHITECTURES) - found == {"wide_resnet", "resnet_cifar", "deeplab"}
 
 
 @pytest.mark.parametrize("prefix", ["net.", "module.", "_orig_mod.", "model.backbone.", "module._orig_mod.net."])

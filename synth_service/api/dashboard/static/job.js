@@ -269,12 +269,18 @@
     if (type === "shard_sealed") return `${data.images} images, ${formatBytes(data.bytes)}, ${data.name}`;
     if (type === "evaluated") {
       const percent = (value) => `${(100 * value).toFixed(1)} %`;
-      return `step ${data.step}: top-1 ${percent(data.student_top1)}, agreement ${percent(data.agreement)}`;
+      const measured = Object.entries(data).filter(([name]) => name !== "step");
+      const named = measured.map(([name, value]) => `${metricName(name)} ${percent(value)}`);
+      return `step ${data.step}: ${named.join(", ")}`;
     }
     if (type.startsWith("attempt_") && data.attempt) return [`attempt ${data.attempt}`, data.worker].join(" · ");
     const parts = Object.entries(data).filter(([, value]) => value !== null && value !== "");
     return parts.map(([name, value]) => `${name.replaceAll("_", " ")}: ${plain(value)}`).join(", ");
   }
+
+  // The events of every task tell its own metrics: student_top1, student_miou, agreement, …
+  const METRIC_NAMES = { student_top1: "top-1", student_miou: "mIoU" };
+  const metricName = (name) => METRIC_NAMES[name] || name.replace(/^student_/, "").replaceAll("_", " ");
 
   const plain = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
 
