@@ -6,7 +6,6 @@ here keeps a best over time, which would select on the test set.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -16,6 +15,7 @@ from distiller.ranks import Ranks
 from shared.errors import UserError
 from shared.networks.devices import explain_out_of_memory
 from shared.networks.image_operations import Normalization, to_pixels
+from shared.networks.modes import evaluating
 from shared.shards.reader import Samples
 from shared.specs import InputSpec
 from shared.tasks.base import Evaluation, Task
@@ -100,15 +100,3 @@ class Evaluator:
     def _ask(self, network: nn.Module, batch: Tensor, name: str) -> Tensor:
         inputs = self.normalize(to_pixels(batch.to(self.device, non_blocking=True)))
         return self.task.answers(self.task.logits(network(inputs), inputs.shape, network=name))
-
-
-@contextlib.contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode for a while. Every module gets its own mode back: a user may have frozen some of them."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -13,7 +13,6 @@ fsspec's caches neither limit their size nor verify, and diskcache keeps its ind
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import secrets
@@ -24,6 +23,7 @@ from pathlib import Path
 import structlog
 
 from shared.storage import Storage
+from shared.storage.digests import file_sha256, sha256
 from shared.storage.names import TEMPORARY_PREFIX
 from shared.storage.outages import will_pass
 
@@ -69,25 +69,16 @@ class ShardCache:
             identity = sha256 or self._identity(name)
             entry = self._cached(self._folder, identity) or self._download(self._folder, name, identity, sha256, size)
         if entry is None:
-            with self._uncached(name) as path:
+            with self._storage.fetched(name, self._scratch) as path:
                 yield path
         else:
             with entry:
                 yield entry.path
 
-    @contextmanager
-    def _uncached(self, name: str) -> Iterator[Path]:
-        path = self._storage.fetch(name, self._scratch)
-        try:
-            yield path
-        finally:
-            if self._storage.local_path(name) is None:
-                path.unlink(missing_ok=True)
-
     def _identity(self, name: str) -> str:
         """Stands for one version of one object."""
         parts = (self._storage.root, name, self._storage.entity_tag(name))
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return sha256("\n".join(parts).encode())
 
     def _cached(self, folder: Path, identity: str) -> _Entry | None:
         """The entry if there is a whole one."""
@@ -95,7 +86,7 @@ class ShardCache:
             entry = _Entry.lock(path, fcntl.LOCK_SH)
             if entry is None:
                 continue
-            if _digest(path) == path.name.removeprefix(f"{identity}-"):
+            if file_sha256(path) == path.name.removeprefix(f"{identity}-"):
                 os.utime(path)  # what was used last is evicted last
                 return entry
             logger.warning("cached_shard_damaged", path=str(path))
@@ -118,7 +109,7 @@ class ShardCache:
         try:
             # Not patiently: what is full may be this folder, and without the cache the shard can be had as well.
             self._storage.impatient().download(name, entry.path)
-            digest = _digest(entry.path)
+            digest = file_sha256(entry.path)
             if sha256 in (None, digest) and entry.path.stat().st_size == size:
                 entry.keep_as(folder / f"{identity}-{digest}")
         except BaseException as error:
@@ -208,8 +199,3 @@ class _Entry:
         self.path.unlink()
         self.path = path
         fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

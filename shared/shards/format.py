@@ -28,6 +28,7 @@ from shared.shards.image_codec import Pixels, check_image_format, encode_image
 from shared.shards.manifest import ImageFormat, ShardManifest, sample_key, shard_name
 from shared.shards.reader import CLASS_NUMBERS, Samples, count_samples, iter_samples
 from shared.storage import Storage
+from shared.storage.digests import file_sha256
 from shared.tasks.labels import LabelFormat, Labels
 
 if TYPE_CHECKING:
@@ -284,11 +285,10 @@ def read_shard(path: Path, manifest: ShardManifest, labels: LabelFormat | None =
 
 def _verify_bytes(path: Path, manifest: ShardManifest) -> None:
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            if size != manifest.bytes:
-                raise DamagedShard("wrong_size", f"{manifest.name} has {size} bytes, not {manifest.bytes}")
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = path.stat().st_size
+        if size != manifest.bytes:
+            raise DamagedShard("wrong_size", f"{manifest.name} has {size} bytes, not {manifest.bytes}")
+        digest = file_sha256(path)
     except FileNotFoundError:
         raise DamagedShard("missing", f"{manifest.name} is missing") from None
     if digest != manifest.sha256:

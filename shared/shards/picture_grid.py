@@ -104,19 +104,17 @@ def write_grid(
     for position in looked_at:
         manifest = manifests[position]
         name = f"{folder}/shards/{manifest.name}"
-        path = storage.fetch(name, scratch)
-        taken: defaultdict[int, int] = defaultdict(int)
-        for batch in iter_samples([path], manifest.shape, batch_size=256, labels=labels):
-            rows = labels.rows(batch.targets).tolist()
-            for image, label, target in zip(batch.images, batch.targets, rows, strict=True):
-                if taken[target] < per_shard:
-                    taken[target] += 1
-                    images.append(labels.picture(image, label).copy())
-                    targets.append(target)
-            if all(taken[target] >= min(per_shard, count) for target, count in manifest.class_counts.items()):
-                break
-        if storage.local_path(name) is None:
-            path.unlink(missing_ok=True)
+        with storage.fetched(name, scratch) as path:
+            taken: defaultdict[int, int] = defaultdict(int)
+            for batch in iter_samples([path], manifest.shape, batch_size=256, labels=labels):
+                rows = labels.rows(batch.targets).tolist()
+                for image, label, target in zip(batch.images, batch.targets, rows, strict=True):
+                    if taken[target] < per_shard:
+                        taken[target] += 1
+                        images.append(labels.picture(image, label).copy())
+                        targets.append(target)
+                if all(taken[target] >= min(per_shard, count) for target, count in manifest.class_counts.items()):
+                    break
     grid_name = f"{folder}/{GRID_NAME}"
     storage.put_bytes(picture_grid(np.stack(images), np.array(targets), columns=columns), grid_name)
     return grid_name

@@ -15,8 +15,8 @@ from __future__ import annotations
 import copy
 import errno
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, TypeVar
 
@@ -149,6 +149,16 @@ class Storage:
         target = folder / PurePosixPath(name).name
         self._read(name, lambda: durable_files.publish(target, lambda path: self._files.download(name, path)))
         return target
+
+    @contextmanager
+    def fetched(self, name: str, folder: Path) -> Iterator[Path]:
+        """A local path of the file for as long as the block lasts; what ``fetch`` had to copy goes after it."""
+        path = self.fetch(name, folder)
+        try:
+            yield path
+        finally:
+            if self.local_path(name) is None:
+                path.unlink(missing_ok=True)
 
     def download(self, name: str, target: Path) -> None:
         """Copies a file into a local one, as it goes: what fails leaves half a copy."""

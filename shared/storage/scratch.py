@@ -14,8 +14,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-PREFIX = "dfkd-"
-LOCK_NAME = ".lock"
+PREFIX = "dfkd-scratch-"
+LOCK_NAME = ".dfkd-scratch-lock"
+"""Nothing else has a file of this name, so no other folder is taken for one of these, whatever it is called."""
+
 SETTLING_SECONDS = 60.0
 """A younger folder is left alone: its maker may not have locked it yet."""
 

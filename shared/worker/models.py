@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ from shared.networks.rehearsal import rehearse_inversion, rehearse_training
 from shared.networks.weights import load_checkpoint, read_weights
 from shared.specs import JobSpec, NetworkSpec
 from shared.storage import PathOutsideStorage, Storage
+from shared.storage.digests import file_sha256
 from shared.tasks.base import build_task
 from shared.worker.trial import TrialFailed, try_in_child
 
@@ -91,14 +91,13 @@ class Models:
     def fill_from_snapshot(self, network: nn.Module, snapshot: StudentSnapshot) -> bool:
         """Loads a published snapshot into a student. False when a newer one has replaced it meanwhile."""
         try:
-            path = self._storage.fetch(snapshot.name, self._scratch)
-            if hashlib.sha256(path.read_bytes()).hexdigest() != snapshot.sha256:
-                return False
-            load_checkpoint(network, path, field="student snapshot")
+            with self._storage.fetched(snapshot.name, self._scratch) as path:
+                if file_sha256(path) != snapshot.sha256:
+                    return False
+                load_checkpoint(network, path, field="student snapshot")
         except (FileNotFoundError, UserError):
             # The content was right a moment ago, so what is refused here is a file that went meanwhile.
             return False
-        self._discard_copy(path, snapshot.name)
         return True
 
     def _build(self, spec: NetworkSpec, field: str) -> nn.Module:
@@ -129,17 +128,13 @@ class Models:
 
     def _fill(self, network: nn.Module, name: str, field: str) -> None:
         try:
-            path = self._storage.fetch(name, self._scratch)
+            with self._storage.fetched(name, self._scratch) as path:
+                seconds = READ_SECONDS + path.stat().st_size / READ_BYTES_PER_SECOND
+                what = f"read `{path.name}`"
+                self._try(lambda: read_weights(path, field), seconds, field, "checkpoint_too_large", what)
+                load_checkpoint(network, path, field=field)
         except FileNotFoundError:
             message = f"{field}: there is no file `{name}` under the storage root; copy the checkpoint there"
             raise UserError("checkpoint_not_found", message) from None
         except PathOutsideStorage as error:
             raise UserError("path_outside_storage", f"{field}: {error}") from error
-        seconds = READ_SECONDS + path.stat().st_size / READ_BYTES_PER_SECOND
-        self._try(lambda: read_weights(path, field), seconds, field, "checkpoint_too_large", f"read `{path.name}`")
-        load_checkpoint(network, path, field=field)
-        self._discard_copy(path, name)
-
-    def _discard_copy(self, path: Path, name: str) -> None:
-        if self._storage.local_path(name) is None:
-            path.unlink(missing_ok=True)

@@ -5,10 +5,8 @@ It is read twice before, with a pause in between: what a storage in trouble hand
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -45,22 +43,6 @@ def _read(shard: AnnouncedShard, read: Callable[[], Result]) -> Result:
         return read()
     except FileNotFoundError:  # as the storage says, which never does while it is away
         raise DamagedShard("missing", f"{shard.manifest.name} is missing") from None
-
-
-@contextmanager
-def fetched(turn: Turn, shard: AnnouncedShard) -> Iterator[Path]:
-    """A local path of a shard's tar, for as long as the block lasts.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
-    name = f"{job_paths.shards(shard.manifest.job)}/{shard.manifest.name}"
-    path = turn.storage.fetch(name, turn.scratch)
-    try:
-        yield path
-    finally:
-        if turn.storage.local_path(name) is None:
-            path.unlink(missing_ok=True)
 
 
 def quarantine(turn: Turn, shard: AnnouncedShard, damage: DamagedShard, *, consumed: bool) -> None:
@@ -106,5 +88,6 @@ def verify_all(turn: Turn, *, consumed: bool) -> bool:
 
 
 def _verify(turn: Turn, shard: AnnouncedShard) -> None:
-    with fetched(turn, shard) as path:
+    name = f"{job_paths.shards(shard.manifest.job)}/{shard.manifest.name}"
+    with turn.storage.fetched(name, turn.scratch) as path:
         verify_shard(path, shard.manifest)

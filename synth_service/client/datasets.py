@@ -8,7 +8,6 @@ which the workers write theirs, so they fit the shards that were fetched.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from shared.jobs import JobRecord
 from shared.shards.dataset_folder import CARD_NAME, INDEX_NAME, write_dataset_card, write_index
 from shared.shards.manifest import ShardManifest
 from shared.storage import PathOutsideStorage, Storage, check_name, job_paths
+from shared.storage.digests import file_sha256
 from synth_service.client.connection import Connection, Request, path_of
 from synth_service.client.downloads import NewFile, download
 from synth_service.client.errors import ApiError, DamagedDownload, ServerUnreachable
@@ -163,5 +163,4 @@ def _describe(job: JobRecord, manifests: Sequence[ShardManifest], folder: Path, 
 def _is_whole(path: Path, manifest: ShardManifest) -> bool:
     if not path.is_file() or path.stat().st_size != manifest.bytes:
         return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == manifest.sha256
+    return file_sha256(path) == manifest.sha256

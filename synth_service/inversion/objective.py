@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from shared.errors import UserError
 from shared.networks.image_operations import Normalization, to_bytes, to_pixels
+from shared.networks.modes import evaluating
 from shared.networks.precision import choose_precision
 from shared.tasks.base import Task
 from synth_service.inversion.terms import Forward, LossTerm, Setup
@@ -236,15 +237,12 @@ class BestImages:
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Evaluation mode and no parameter gradients; modes and flags of every part are put back as found."""
-    modes = [(module, module.training) for module in network.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     try:
-        network.eval()
-        network.requires_grad_(False)
-        yield
+        with evaluating(network):
+            network.requires_grad_(False)
+            yield
     finally:
-        for module, training in modes:
-            module.training = training
         for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)
 

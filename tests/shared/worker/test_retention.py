@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from distiller.shard_cache import FOLDER_LOCK
 from shared.broker import Broker, JobUnfinished, StudentSnapshot, keys
 from shared.errors import UserError
 from shared.events import EventType
@@ -198,6 +199,20 @@ def test_the_folder_of_a_killed_process_is_removed_and_that_of_a_living_one_kept
     assert (dead.exists(), living.path.exists()) == (False, True)
     living.close()
     assert not living.path.exists()
+
+
+def test_a_cache_folder_is_never_taken_for_a_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its operator has called it: it has a lock of another name."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    caches = [tmp_path / name for name in ("dfkd-cache", "dfkd-scratch-cache")]
+    for cache in caches:
+        cache.mkdir()
+        (cache / FOLDER_LOCK).touch()
+        (cache / "entry").write_bytes(b"x")
+
+    assert scratch.remove_abandoned(older_than_seconds=-1) == 0
+
+    assert all((cache / "entry").exists() for cache in caches)
 
 
 def test_what_a_worker_leaves_that_woke_up_after_the_end_goes_an_hour_later(
