@@ -193,7 +193,7 @@ class Trainer:
 
     def _compare(self, images: Tensor, batch_size: int) -> Tensor:
         """The loss of this rank's images, weighted so that the mean over the ranks is that of the batch."""
-        seed = int(torch.randint(2**62, (), generator=self.generator))  # on the CPU: no sync
+        seed = self._draw_seed()
         devices = [self.device] if self.device.type == "cuda" else []
         self.student.train()
         with torch.random.fork_rng(devices):
@@ -205,6 +205,10 @@ class Trainer:
                 loss: Tensor = self._averaging(images, teacher_logits)
         weight = len(images) * self.ranks.count / batch_size
         return loss if weight == 1 else loss * weight
+
+    def _draw_seed(self) -> int:
+        """The one value that a step reads. It is drawn on the CPU, so nobody waits for a device."""
+        return int(torch.randint(2**62, (), generator=self.generator))
 
     def _mean_loss(self) -> float:
         mean = self._loss_sum.item() / max(self._steps_in_sum, 1)

@@ -129,9 +129,9 @@ class BatchNormMatching:
             [torch.cat([layer.running_mean for layer in layers]), torch.cat([layer.running_var for layer in layers])]
         )
         goal = goal if goal.dtype == torch.float64 else goal.float()
-        sizes = torch.tensor([len(layer.running_mean) for layer in layers])
-        columns = torch.repeat_interleave(torch.arange(len(layers)), sizes)
-        membership = F.one_hot(columns, len(layers)).to(goal)
+        columns = [place for place, layer in enumerate(layers) for _ in range(len(layer.running_mean))]
+        places = torch.arange(len(layers), device=goal.device)
+        membership = (torch.tensor(columns, device=goal.device)[:, None] == places).to(goal.dtype)
         weights = None if self._layer_weights is None else goal.new_tensor([self._layer_weights[i] for i in order])
         return _Goal(order, goal, membership, weights)
 
