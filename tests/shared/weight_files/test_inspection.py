@@ -246,10 +246,10 @@ def bomb(kind: str) -> bytes:
 def test_a_pickle_that_would_fill_the_memory_or_take_for_ever_does_neither(path: Path, kind: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x/data.pkl", bomb(kind))
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises((UnreadableFile, UnsafePickle)):
         inspect(path)
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
 
 
 def test_a_pickle_of_many_bytes_is_not_unpacked(path: Path) -> None:
