@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     )
     storage: str = Field("dfkd-data", description="Storage root: a folder or an s3:// address.")
 
+    state_folder: Path | None = Field(
+        None,
+        description="Where `dfkd up` keeps the data of the server that it starts. Unset: in NAME.private beside the "
+        "storage, since whatever lies in the storage can be named by jobs.",
+    )
+
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 picks a free one.")
     published_address: str | None = Field(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ from rich.markup import escape
 
 from shared.settings import Settings
 from synth_service.cli.outcomes import ExitCode, dashboard_page, fail, messages
+from synth_service.local.redis import FolderInUse, lock_folder
 from synth_service.local.service import CannotStart, Interrupted, LocalService, StopSignals
 from synth_service.local.supervisor import CannotKeepRunning
 
@@ -36,7 +39,7 @@ def run_service(
         service = LocalService(
             storage=storage,
             redis_url=settings.redis_url,
-            redis_folder=redis_folder(storage),
+            redis_folder=redis_folder(storage, settings.state_folder),
             host=settings.host if host is None else host,
             port=settings.port if port is None else port,
             synth_workers=synth_workers,
@@ -105,11 +108,32 @@ def read_settings() -> Settings:
         fail(f"environment variable for {'.'.join(map(str, first['loc']))}: {first['msg']}", ExitCode.USAGE)
 
 
-def redis_folder(storage: str) -> Path:
-    """Where the embedded server of a storage keeps its data: in it if it is a folder, else beside the caller."""
-    if "://" not in storage:
-        return Path(storage) / "redis"
-    return Path("dfkd-data").absolute() / f"redis-{hashlib.sha256(storage.encode()).hexdigest()[:12]}"
+def redis_folder(storage: str, state_folder: Path | None = None) -> Path:
+    """Where the embedded server of a storage keeps its data, which is for nobody else to read.
+
+    Beside the storage and not in it: what lies under the storage root can be named by jobs, and is shared and served.
+    Data of before, which did lie there, is moved.
+
+    Args:
+        storage: root of the storage, absolute if it is a folder.
+        state_folder: where the operator wants such data; None for ``NAME.private`` beside the storage.
+    """
+    if "://" in storage:
+        folder = state_folder or Path("dfkd-data.private").absolute()
+        return folder / f"redis-{hashlib.sha256(storage.encode()).hexdigest()[:12]}"
+    root = Path(storage)
+    folder = (state_folder or root.with_name(f"{root.name}.private")) / "redis"
+    former = root / "redis"
+    if (former / "lock").is_file() and not folder.exists():
+        try:
+            os.close(lock_folder(former))
+            folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            shutil.move(former, folder)
+        except FolderInUse:
+            return former  # of another `dfkd up`, which the caller is going to be told
+        except OSError as error:
+            fail(f"cannot move the server's data from {former} to {folder}: {error}; set DFKD_STATE_FOLDER")
+    return folder
 
 
 def _absolute(storage: str) -> str:

@@ -135,7 +135,7 @@ def _answers(url: str, api_key: str | None) -> bool:
 def _started(url: str, port: int) -> Iterator[Client]:
     settings = read_settings()
     storage = settings.storage if "://" in settings.storage else str(Path(settings.storage).expanduser().absolute())
-    folder = redis_folder(storage)
+    folder = redis_folder(storage, settings.state_folder)
     log_path = folder.parent / "run.log"
     messages.print(f"no service runs at {url}; starting one for this run, with its files in {escape(storage)}")
     try:

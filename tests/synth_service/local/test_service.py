@@ -95,6 +95,25 @@ def test_the_server_is_started_again_on_the_same_files_and_a_second_up_is_refuse
         assert "Traceback" not in second.stderr
 
 
+def test_the_data_of_the_server_is_beside_the_storage_and_for_nobody_else(tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    former = storage / "redis"
+    with up(storage, free_port()) as running, Client(running.url) as client:
+        job = client.jobs.create(spec(storage))
+    private = tmp_path / "storage.private"
+    assert not former.exists()
+    # As a version of before left it, readable by everybody.
+    (private / "redis").rename(former)
+    for path in former.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    with up(storage, free_port()) as running, Client(running.url) as client:
+        assert client.jobs.get(job.id).id == job.id
+        files = [path for path in private.rglob("*") if path.is_file()]
+        assert any(path.suffix == ".aof" for path in files)
+        assert {path.stat().st_mode & 0o077 for path in (private, *private.rglob("*"))} == {0}
+    assert not former.exists()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_stops_everything_in_order(tmp_path: Path, number: signal.Signals, code: int) -> None:
     storage = tmp_path / "storage"
