@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -11,8 +12,12 @@ PART_BYTES = 8 * 1024 * 1024
 PARTS_AT_ONCE = 2
 """Of an upload to object storage: what it takes of memory, whatever the size of the file."""
 
-TIMEOUTS: Final = {"connect_timeout": 5, "read_timeout": 20}
-"""Seconds. The driver's own minute is too long for a worker that is to hear of a cancel, and for a client."""
+CONNECT_SECONDS: Final = 5
+READ_SECONDS: Final = 15
+TRIES: Final = 2
+"""Of a request by the driver, and of these by what stands above it. A store that is away is said to be so within
+seconds, and one that hangs within a minute (theirs is up to half an hour): workers try again for as long as it takes,
+and the API's clients can decide themselves. ``AWS_MAX_ATTEMPTS`` and ``AWS_RETRY_MODE`` win."""
 
 
 class ObjectStore:
@@ -25,7 +30,11 @@ class ObjectStore:
     def __init__(self, address: str) -> None:
         self._address = address
         # Other processes write the same bucket: a cached listing would hide what they announced.
-        self._files: Any = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=dict(TIMEOUTS))
+        config: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
+        if not (os.environ.get("AWS_MAX_ATTEMPTS") or os.environ.get("AWS_RETRY_MODE")):
+            config["retries"] = {"mode": "standard", "total_max_attempts": TRIES}
+        self._files: Any = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=config)
+        self._files.retries = TRIES
 
     def open(self, name: str) -> BinaryIO:
         """The object for reading, seekable."""
