@@ -6,6 +6,7 @@ refills its pool with the same images in the same order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,9 @@ from shared.worker.quarantine import quarantine, read_twice
 from shared.worker.turn import Turn
 
 START = "0"
+READ_BYTES = 32 * 2**20
+"""Of a dataset's images at a time: beside a pool on disk this is memory that counts."""
+
 READ_AHEAD = 8
 """Shards asked for at once."""
 
@@ -125,7 +129,10 @@ class ExistingDataset:
         shape = self._turn.spec.teacher.input.shape
         self.shards = self.images = 0
         # The teacher labels every image; what the dataset says of it is nobody's business here.
-        for samples in iter_samples(self._counted(), shape, read_labels=False, check=self._turn.check):
+        batch_size = max(1, min(1024, READ_BYTES // math.prod(shape)))
+        for samples in iter_samples(
+            self._counted(), shape, batch_size=batch_size, read_labels=False, check=self._turn.check
+        ):
             self.images += len(samples.images)
             yield samples.images
         self.is_complete = True

@@ -128,3 +128,35 @@ def test_initial_shards_join_the_pool_and_count_for_nothing_else(broker: Broker,
     assert record.state is State.SUCCEEDED
     assert record.result is not None
     assert (record.result["images"], record.result["kd_steps"]) == (64, 20)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "synthesis"),
+    [
+        (
+            {"arch": "timm:deit_tiny_patch16_224", "kwargs": {"img_size": 16, "patch_size": 4, "depth": 2}},
+            {"preset": "psaq-vit", "steps": 3, "num_images": 32, "batch_size": 16, "max_backlog": 8},
+        ),
+        ({"arch": "resnet8"}, {"preset": "cda-4k", "steps": 3, "num_images": 32, "batch_size": 16, "max_backlog": 8}),
+    ],
+)
+def test_methods_that_optimize_pixels_go_from_teacher_to_student(
+    broker: Broker, storage: Storage, teacher: dict[str, Any], synthesis: dict[str, Any]
+) -> None:
+    if teacher["arch"].startswith("timm"):
+        pytest.importorskip("timm")
+    fields = job_fields()
+    fields |= {"teacher": {**fields["teacher"], **teacher}, "synthesis": synthesis}
+    spec = JobSpec.model_validate(fields)
+    put_teacher(storage, spec)
+    job = broker.jobs.create(spec)
+
+    with turn_at(claim(broker), broker, storage) as turn:
+        synthesize(turn)
+    with turn_at(claim(broker, Role.DISTILLATION), broker, storage) as turn:
+        distil(turn)
+
+    record = broker.jobs.get(job.id)
+    assert record.state is State.SUCCEEDED, record.error
+    assert record.result is not None
+    assert (record.result["images"], record.result["kd_steps"]) == (32, 20)
