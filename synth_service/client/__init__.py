@@ -23,6 +23,7 @@ from synth_service.client.errors import (
     ServerUnreachable,
     UnexpectedAnswer,
 )
+from synth_service.client.streaming import JobStream
 from synth_service.client.waiting import Poll
 from synth_service.wire import (
     ArchitectureDetail,
@@ -49,6 +50,7 @@ __all__ = [
     "FieldError",
     "Job",
     "JobNotSucceeded",
+    "JobStream",
     "MetricRow",
     "Model",
     "ModelDetail",

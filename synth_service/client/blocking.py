@@ -20,6 +20,7 @@ from shared.specs import JobSpec
 from synth_service.client.connection import Connection, Retry
 from synth_service.client.errors import JobNotSucceeded
 from synth_service.client.jobs import LARGEST_PAGE, AsyncJobs
+from synth_service.client.outputs import download_shard, shard_page
 from synth_service.client.progress import Display
 from synth_service.client.service import (
     DEFAULT_RETRIES,
@@ -29,6 +30,7 @@ from synth_service.client.service import (
     key_of,
     url_of,
 )
+from synth_service.client.streaming import JobStream
 from synth_service.client.transports import BlockingTransport, iterate, run
 from synth_service.client.waiting import PATIENCE_SECONDS, Poll
 from synth_service.wire import (
@@ -38,6 +40,7 @@ from synth_service.wire import (
     ModelDetail,
     Page,
     Preset,
+    Shard,
     ValidatedJob,
     WorkerDetail,
 )
@@ -90,6 +93,10 @@ class Job(JobRecord):
         """See ``AsyncJobs.student``."""
         return self._jobs.student(self.id, allowed_factories=allowed_factories)
 
+    def stream(self, *, follow: bool = True) -> JobStream:
+        """See ``Jobs.stream``."""
+        return self._jobs.stream(self.id, follow=follow)
+
     def ensure_succeeded(self) -> Self:
         """The job itself. Raises JobNotSucceeded unless it has succeeded."""
         if self.state is not State.SUCCEEDED:
@@ -101,6 +108,7 @@ class Jobs:
     """The jobs of a service; see ``AsyncJobs``."""
 
     def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._calls: AsyncJobs[Job] = AsyncJobs(connection, lambda fields: Job.bound(fields, self))
 
     def create(self, spec: Mapping[str, Any] | JobSpec, *, idempotency_key: str | None = None) -> Job:
@@ -202,6 +210,29 @@ class Jobs:
     def student(self, job_id: str, *, allowed_factories: Sequence[str] = ()) -> nn.Module:
         """See ``AsyncJobs.student``."""
         return run(self._calls.student(job_id, allowed_factories=allowed_factories))
+
+    def stream(self, job_id: str, *, follow: bool = True) -> JobStream:
+        """The images of a job, also while it makes more: an iterator of ``(image, target)``, with ``batches(size)``.
+
+        Args:
+            job_id: of the job.
+            follow: wait for more until the job has ended; else stop at what there is.
+        """
+        connection = self._connection
+
+        def next_shards(after: str | None) -> list[Shard]:
+            return run(shard_page(connection, job_id, after)).data
+
+        def download(shard: Shard, target: Path) -> None:
+            run(download_shard(connection, shard, target))
+
+        return JobStream(
+            lambda: self.get(job_id),
+            next_shards,
+            download,
+            lambda seconds: run(connection.sleep(seconds)),
+            follow=follow,
+        )
 
 
 class Models:

@@ -22,14 +22,21 @@ SHARDS_PER_PAGE: Final = 1000
 async def list_shards(connection: Connection, job_id: str) -> list[ShardManifest]:
     """Manifests of the shards that were announced so far, all pages of them."""
     manifests: list[ShardManifest] = []
-    params = {"limit": str(SHARDS_PER_PAGE)}
+    after = None
     while True:
-        request = Request("GET", path_of("jobs", job_id, "shards"), params=params)
-        page = await connection.ask(request, ShardPage.model_validate)
+        page = await shard_page(connection, job_id, after)
         manifests += [shard.manifest() for shard in page.data]
         if not page.has_more:
             return manifests
-        params["after"] = page.data[-1].id
+        after = page.data[-1].id
+
+
+async def shard_page(connection: Connection, job_id: str, after: str | None) -> ShardPage:
+    """The shards that were announced after one of them, as many as one answer holds."""
+    params = {"limit": str(SHARDS_PER_PAGE), **({"after": after} if after else {})}
+    return await connection.ask(
+        Request("GET", path_of("jobs", job_id, "shards"), params=params), ShardPage.model_validate
+    )
 
 
 async def list_metrics(

@@ -5,7 +5,6 @@ What the tests themselves need, and torch, come from the environment that this r
 
 from __future__ import annotations
 
-import site
 import subprocess
 import sys
 import tempfile
@@ -38,7 +37,8 @@ def main() -> int:
         run(sys.executable, "-m", "uv", "venv", "--quiet", "--python", sys.executable, str(environment))
         run(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python), *lowest_requirements())
         (packages,) = (environment / "lib").glob("python*/site-packages")
-        (packages / "fallback.pth").write_text("\n".join([str(ROOT), *site.getsitepackages()]), encoding="utf-8")
+        fallback = [str(ROOT), *(each for each in sys.path if each.endswith("site-packages"))]
+        (packages / "fallback.pth").write_text("\n".join(fallback), encoding="utf-8")
         return subprocess.run([str(python), "-m", "pytest", "-q", *TESTS], cwd=ROOT).returncode
 
 

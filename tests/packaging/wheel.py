@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import site
 import subprocess
 import sys
 import tarfile
@@ -46,7 +45,8 @@ def main() -> int:
         if is_light:
             run([*pip, "--no-deps", str(wheel)], cwd=folder)
             (packages,) = (environment / "lib").glob("python*/site-packages")
-            (packages / "fallback.pth").write_text("\n".join(site.getsitepackages()), encoding="utf-8")
+            fallback = [each for each in sys.path if each.endswith("site-packages")]
+            (packages / "fallback.pth").write_text("\n".join(fallback), encoding="utf-8")
         else:
             run([*pip, "-c", str(ROOT / "constraints.txt"), f"{wheel}[all]"], cwd=folder)
         empty = folder / "empty"
