@@ -57,13 +57,9 @@ class StorageIdentity:
             redis.RedisError: the server cannot be asked.
         """
         self._plain.check_present()
-        self._expected = self._record.get()
-        try:
+        self._expected = self._recorded()
+        if self._expected is not None:
             self.confirm()
-        except StorageUnavailable:
-            if self._record.has_files():
-                raise
-            self._expected = None  # nothing is lost with the storage before this one
 
     def establish(self, *, in_empty_root: bool) -> None:
         """Compares, and first makes record and marker where they are missing.
@@ -95,6 +91,9 @@ class StorageIdentity:
             StorageUnavailable: it is away, or this is another one.
         """
         if self._expected is None:
+            # It may be known by now: another process made the first job, or the server was away at the start.
+            self._expected = self._learned()
+        if self._expected is None:
             return
         found = self._marker()
         if found == self._expected:
@@ -104,6 +103,19 @@ class StorageIdentity:
             f"the storage root {self._root} is not the one of this deployment: it {what}, where {MARKER} should say "
             f"{self._expected}. Mount the volume, or correct DFKD_STORAGE. If the folder is right, write that id there"
         )
+
+    def _recorded(self) -> str | None:
+        """The id that the marker must hold; None where nothing would be lost with another storage."""
+        recorded = self._record.get()
+        return recorded if recorded is None or recorded == self._marker() or self._record.has_files() else None
+
+    def _learned(self) -> str | None:
+        try:
+            return self._recorded()
+        except StorageUnavailable:
+            raise
+        except Exception:  # the server is away, in whatever way; then nothing is known
+            return None
 
     def _marker(self) -> str | None:
         try:

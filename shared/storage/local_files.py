@@ -46,6 +46,10 @@ class LocalFiles:
             raise FileNotFoundError(errno.ENOENT, "no regular file", name)
         return os.fdopen(descriptor, "rb")
 
+    def probe(self, name: str) -> None:
+        """Raises what opening the file would."""
+        self.open(name).close()
+
     def size(self, name: str) -> int:
         """Bytes of the file."""
         with self.open(name) as file:

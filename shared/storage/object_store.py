@@ -41,6 +41,10 @@ class ObjectStore:
         self._info(name)
         return cast(BinaryIO, self._files.open(self._of(name), "rb"))
 
+    def probe(self, name: str) -> None:
+        """Raises what opening the object would, for one request."""
+        self._info(name)
+
     def size(self, name: str) -> int:
         """Bytes of the object."""
         return int(self._info(name)["size"])

@@ -94,7 +94,7 @@ class Storage:
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name that can be read; a folder is none."""
         try:
-            self.open(name).close()
+            self._read(name, lambda: self._files.probe(name))
         except FileNotFoundError:
             return False
         return True

@@ -80,3 +80,15 @@ def test_a_root_without_files_is_not_marked_by_a_worker_and_one_with_files_is(br
     storage.put_bytes(b"x", "teacher.pt")
     own.establish(in_empty_root=False)
     assert (tmp_path / MARKER).read_text() == broker.storage_record.get()
+
+
+def test_what_is_right_is_learned_as_soon_as_the_server_knows(broker: Broker, root: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    storage, _ = identity(broker, empty)  # never compared, as that of an API that began while the server was away
+    with pytest.raises(StorageUnavailable):
+        storage.exists("teacher.pt")
+    unreachable = Broker("redis://127.0.0.1:1", retries=0)
+    storage, _ = identity(unreachable, empty)
+    assert not storage.exists("teacher.pt")
+    unreachable.close()
