@@ -247,7 +247,10 @@ class Distillation:
         if state is None:
             # From the beginning, or once more from there: the shards are all still to be had.
             return
-        for images in self._source.refill(state["source"]):
+        passed_over = self._source.begin_refill(state["source"], self._pool.capacity)
+        if passed_over:
+            self._replica.skip(passed_over)
+        for images in self._source.refill():
             self._fill_pool(images)
         self._replica.load_state_dict(state)
         self._seconds = state["seconds"]

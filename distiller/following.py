@@ -76,6 +76,8 @@ def _carry_out(replica: Replica, command: str, argument: Any, payload: Any) -> N
         replica.measure_on(payload)
     elif command == "add":
         replica.add(payload, lambda add: add())
+    elif command == "skip":
+        replica.skip(int(argument))
     elif command == "steps":
         replica.steps(int(argument))
     elif command == "evaluate":

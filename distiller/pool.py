@@ -107,6 +107,15 @@ class ImagePool:
             number += len(part)
         self.images_seen += len(images)
 
+    def skip(self, count: int) -> None:
+        """Counts images that have given way before a successor could see them, without having them.
+
+        Args:
+            count: of them. At least ``capacity`` images are to be added before the next draw, which fill every slot.
+        """
+        self._forget_ahead()
+        self.images_seen += count
+
     def sample(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """The next images of the epoch, uint8 (batch_size, C, H, W) on the pool's device.
 

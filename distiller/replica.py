@@ -116,6 +116,11 @@ class Replica:
         self._ranks.tell("add", payload=images)
         persist(lambda: self.pool.add(torch.from_numpy(images)))
 
+    def skip(self, count: int) -> None:
+        """Counts images that have given way already; see ``ImagePool.skip``."""
+        self._ranks.tell("skip", count)
+        self.pool.skip(count)
+
     def steps(self, count: int) -> None:
         """So many steps."""
         self._ranks.tell("steps", count)

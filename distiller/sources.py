@@ -22,7 +22,7 @@ from shared.shards.patterns import expand_shards
 from shared.shards.reader import iter_samples
 from shared.storage import PathOutsideStorage, job_paths
 from shared.worker.quarantine import quarantine, read_twice
-from shared.worker.turn import Turn
+from shared.worker.turn import Turn, TurnYielded
 
 START = "0"
 READ_BYTES = 32 * 2**20
@@ -47,17 +47,44 @@ class JobShards:
         """Shards taken that count: what the announcer counts against."""
         self.is_complete = False
         """Whether every image of the job has been handed out."""
+        self._to_refill: list[AnnouncedShard] = []
 
-    def refill(self, state: dict[str, Any]) -> Iterator[NDArray[Any]]:
-        """Images of the shards up to a saved position, oldest first."""
+    def begin_refill(self, state: dict[str, Any], capacity: int) -> int:
+        """Goes to a saved position. A large job that is preempted every hour must not read all of its shards each time.
+
+        Args:
+            state: as ``state`` gave it.
+            capacity: images that the pool keeps; those before them are passed over.
+
+        Returns:
+            How many images are passed over.
+        """
         self.position = state["position"]
-        for shard in self._turn.broker.shards.until(self._job_id, self.position):
+        shards = list(self._turn.broker.shards.until(self._job_id, self.position))
+        kept, first = 0, len(shards)
+        while first > 0 and kept < capacity:
+            first -= 1
+            kept += shards[first].manifest.images
+        self._to_refill, self.shards = shards[first:], first
+        return sum(shard.manifest.images for shard in shards[:first])
+
+    def refill(self) -> Iterator[NDArray[Any]]:
+        """Images of the shards that ``begin_refill`` did not pass over, oldest first.
+
+        Raises:
+            TurnYielded: one of them is damaged, so that others would be needed in its place. It is quarantined by now:
+                the next attempt reads what there is.
+        """
+        has_passed_over = self.shards > 0
+        for shard in self._to_refill:
             self._turn.check()
             images = self._read(shard, consumed=True)
             if images is not None:
                 # Counted anew: a shard may have been quarantined since the position was saved.
                 self.shards += 1
                 yield images
+            elif has_passed_over:
+                raise TurnYielded("a shard that the pool needs is damaged")
 
     def take(self, *, block_seconds: float) -> Iterator[NDArray[Any]]:
         """Images of new shards, each shard (N, C, H, W) uint8; empty when none came in that time."""
@@ -118,7 +145,11 @@ class ExistingDataset:
         """Never needed: nobody but the client is in charge of these files."""
         raise AssertionError("a job that only distils owes no shards")
 
-    def refill(self, _: dict[str, Any]) -> Iterator[NDArray[Any]]:
+    def begin_refill(self, _state: dict[str, Any], _capacity: int) -> int:
+        """Passes nothing over."""
+        return 0
+
+    def refill(self) -> Iterator[NDArray[Any]]:
         """The whole dataset: it is all there at any time."""
         yield from self.take(block_seconds=0)
 

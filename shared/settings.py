@@ -118,7 +118,9 @@ class Settings(BaseSettings):
         None, description="Local folder for that; best on a fast disk. Unset: the system's temporary folder."
     )
     max_damaged_shards: int = Field(
-        16, ge=0, description="Shards found damaged and made again before the job fails instead."
+        16,
+        ge=0,
+        description="Shards found damaged and made again before the job fails instead; a hundredth of all in any case.",
     )
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")

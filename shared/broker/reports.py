@@ -8,6 +8,7 @@ single row is thus in every overview. Rows of a block that is still open wait in
 
 import json
 import math
+import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ from shared.jobs import Event, JobError, Measurement
 
 BLOCK_ROWS = 64
 
+REPORTS_REMEMBERED = 8
+"""Of each task: as many threads of a worker as may report at once."""
+
 
 @job_script("""
 if not holds() then return 'lost' end
@@ -34,6 +38,10 @@ def _show_error(*, error_json: str) -> str: ...
 
 @job_script(f"""
 if not holds() then return 'lost' end
+-- Sent again, since the answer to the first time was lost: a row must not be there twice.
+local lately = get(task .. ':reports') or ''
+if string.find(lately, report_id, 1, true) then return 'ok' end
+set(task .. ':reports', string.sub(report_id .. lately, 1, {REPORTS_REMEMBERED} * #report_id))
 if event_type then event(event_type, task, event_data) end
 if measurement then set('measurement', measurement) end
 if not values then return 'ok' end
@@ -68,6 +76,7 @@ return 'ok'
 """)
 def _report(
     *,
+    report_id: str,
     metrics: Key,
     overview: Key,
     open_blocks: Key,
@@ -116,6 +125,7 @@ class Reports:
         answer = _report(
             self._redis,
             attempt.caller,
+            report_id=secrets.token_hex(8),
             metrics=keys.metrics(job_id),
             overview=keys.metrics_overview(job_id),
             open_blocks=keys.metrics_open(job_id),

@@ -15,6 +15,7 @@ from shared.broker.scripts import job_script
 
 @job_script("""
 if not holds() then return 'lost' end
+if redis.call('HGET', student, 'name') == name then return 'ok' end
 redis.call('HSET', student, 'version', version, 'name', name, 'sha256', sha256)
 set('student_version', version)
 event('student_published', task, told)

@@ -21,6 +21,9 @@ logger = structlog.get_logger()
 
 SECOND_LOOK_SECONDS = 1.0
 
+DAMAGED_SHARE = 0.01
+"""Of a job's shards that may be damaged whatever the settings say: a large job meets more bad moments."""
+
 Result = TypeVar("Result")
 
 
@@ -57,13 +60,23 @@ def quarantine(turn: Turn, shard: AnnouncedShard, damage: DamagedShard, *, consu
     damaged = turn.broker.shards.quarantine(turn.attempt, shard, damage.reason, consumed=consumed)
     if damage.reason != "missing":
         discard(turn.storage, job_paths.shards(shard.manifest.job), shard.manifest)
-    limit = turn.settings.max_damaged_shards
+    limit = damage_limit(turn)
     if damaged > limit:
         message = (
             f"{damaged} shards were damaged between writing and reading, the last because of {damage}; the limit "
-            f"is {limit} (DFKD_MAX_DAMAGED_SHARDS). Check the storage."
+            f"is {limit} (DFKD_MAX_DAMAGED_SHARDS, or a hundredth of the job's shards). Check the storage."
         )
         raise UserError("too_many_damaged_shards", message)
+
+
+def damage_limit(turn: Turn) -> int:
+    """Most shards of the job that may be damaged: as many as the settings say, or a share of many."""
+    synthesis = turn.spec.synthesis
+    shards = 0
+    if synthesis is not None:
+        parts = (synthesis.images_of_partition(partition) for partition in range(synthesis.partitions))
+        shards = sum(-(-images // synthesis.images_per_shard) for images in parts)
+    return max(turn.settings.max_damaged_shards, int(DAMAGED_SHARE * shards))
 
 
 def verify_all(turn: Turn, *, consumed: bool) -> bool:

@@ -122,6 +122,18 @@ def test_a_refilled_pool_continues_where_the_state_was_saved(added_before_saving
         assert torch.equal(successor.sample(9, its_generator), batch)
 
 
+def test_a_pool_that_skips_what_has_given_way_is_the_same() -> None:
+    whole, skipping = ImagePool(20, SHAPE, CPU), ImagePool(20, SHAPE, CPU)
+    whole.add(numbered(0, 53))
+    skipping.skip(31)
+    skipping.add(numbered(31, 22))
+
+    assert skipping.images_seen == whole.images_seen
+    one, other = seeded(), seeded()
+    for _ in range(5):
+        assert torch.equal(whole.sample(9, one), skipping.sample(9, other))
+
+
 def test_the_state_of_a_pool_that_was_never_drawn_from_loads() -> None:
     successor = filled(10)
     successor.load_state_dict(filled(10).state_dict())

@@ -3,8 +3,11 @@
 import math
 import random
 
-from shared.broker import Attempt, Broker
+import pytest
+
+from shared.broker import Attempt, Broker, StudentSnapshot
 from shared.broker.reports import BLOCK_ROWS
+from shared.events import EventType
 from shared.jobs import Role
 from tests.shared.broker.test_leases import claim
 from tests.specs import small_job
@@ -70,3 +73,25 @@ def test_what_is_no_number_is_none_and_hides_nothing(broker: Broker) -> None:
     rows, _ = broker.reports.metrics_overview(attempt.job_id)
     assert {row.step: row.values["loss"] for row in rows} == {0: 0.0, 10: None, BLOCK_ROWS - 1: None}
     assert broker.reports.metrics(attempt.job_id)[1]["values"] == {"loss": None}
+
+
+def test_a_report_that_is_sent_twice_is_one_row(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to the first time was lost, and the client sent it again, as it is."""
+    broker.jobs.create(small_job())
+    attempt = claim(broker)
+    for report_id in ("a" * 16, "b" * 16, "a" * 16, "b" * 16):
+        monkeypatch.setattr("shared.broker.reports.secrets.token_hex", lambda _, each=report_id: each)
+        broker.reports.report(attempt, EventType.EVALUATED, step=1, metrics={"loss": 1.0})
+
+    assert len(broker.reports.metric_rows(attempt.job_id)) == 2
+    assert [event.type for event in broker.reports.events(attempt.job_id)].count("evaluated") == 2
+
+
+def test_a_snapshot_that_is_published_twice_is_one_event(broker: Broker) -> None:
+    broker.jobs.create(small_job())
+    distiller = claim(broker, Role.DISTILLATION)
+    for _ in range(2):
+        broker.snapshots.publish(distiller, StudentSnapshot(version=3, name="x", sha256="y"))
+
+    types = [event.type for event in broker.reports.events(distiller.job_id)]
+    assert types.count("student_published") == 1

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shared.broker import AnnouncedShard, Broker, StudentSnapshot
+from shared.broker import AnnouncedShard, Broker, StudentSnapshot, keys
 from shared.events import EventType
 from shared.jobs import JobRecord, Measurement, Role, Task
 from tests.shared.broker.manifests import manifest_of
@@ -203,3 +203,17 @@ def test_workers_are_listed_until_they_are_forgotten(broker: Broker) -> None:
     broker.workers.forget("two")
 
     assert broker.workers.all() == [{"name": "one", "role": "synthesis", "pid": "1"}]
+
+
+def test_a_failover_to_an_older_clock_hides_no_shard(broker: Broker, job: JobRecord) -> None:
+    """What a stream has last gives the next id where the clock does not, also when that entry is gone by then."""
+    attempt, distiller = claim(broker), claim(broker, Role.DISTILLATION)
+    future = "9999999999999-0"
+    manifest = manifest_of(attempt, 0).model_dump_json()
+    broker.redis.xadd(keys.shards(job.id), {"manifest": manifest}, id=future)
+    (shard,) = broker.shards.read(job.id, "0", block_seconds=0)
+    broker.shards.quarantine(distiller, shard, "missing")
+
+    broker.shards.announce(attempt, manifest_of(attempt, 0), {})
+
+    assert [each.manifest.index for each in broker.shards.read(job.id, future, block_seconds=0)] == [0]
