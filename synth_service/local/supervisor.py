@@ -227,8 +227,8 @@ class _Process:
             for line in output:
                 text = line.decode(errors="replace").rstrip()
                 self.lines.append(text)
-                # Whatever happens to our own output, reading goes on.
-                with suppress(OSError, ValueError):
+                # Whatever happens to our own output, reading goes on: Rich answers a broken pipe with SystemExit.
+                with suppress(Exception, SystemExit):
                     self._on_output(self.program.name, text)
 
 
