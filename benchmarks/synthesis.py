@@ -29,7 +29,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -63,6 +63,7 @@ class Setting:
     generator_width: int = 64
     student: str = "wrn16_1"
     precision: PrecisionName = "float32"
+    generator: Literal["standard", "deep"] = "standard"
 
 
 class Rounds:
@@ -78,7 +79,11 @@ class Rounds:
             for arch in (setting.teacher, setting.student)
         )
         spec = FastMetaSynthesis(
-            num_images=10**6, batch_size=setting.batch, steps=setting.steps, generator_width=setting.generator_width
+            num_images=10**6,
+            batch_size=setting.batch,
+            steps=setting.steps,
+            generator_width=setting.generator_width,
+            generator=setting.generator,
         )
         inverter = build_inverter(spec, Setup(teacher, TASK, shape, seed=0, device=device, precision=setting.precision))
         assert isinstance(inverter, GeneratorInverter)

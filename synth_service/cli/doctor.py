@@ -66,6 +66,7 @@ def examine(*, url: str | None, api_key: str | None, storage: str | None) -> lis
         ("python", _python),
         ("packages", _packages),
         ("torch", lambda: _torch(settings)),
+        ("gpus", _gpus),
         ("redis", lambda: _redis(settings)),
         ("storage", lambda: _storage(storage or settings.storage)),
         ("api keys", lambda: _keys(settings)),
@@ -114,11 +115,24 @@ def _torch(settings: Settings) -> Outcome:
     import torch
 
     from shared.networks.devices import choose_device, describe_device
+    from shared.networks.precision import choose_precision
 
     device = choose_device(settings.device)
     described = ", ".join(f"{name} {value}" for name, value in describe_device(device).items() if value is not None)
     threads = settings.threads or torch.get_num_threads()
-    return Status.OK, f"{torch.__version__}, {described}, {threads} threads"
+    precision = choose_precision("auto", device)
+    return Status.OK, f"{torch.__version__}, {described}, {threads} threads, computes in {precision}"
+
+
+def _gpus() -> Outcome:
+    from shared.networks.gpus import GpusUnknown, installed_gpus
+
+    try:
+        found = installed_gpus()
+    except GpusUnknown as reason:
+        # No broken thing: most machines have none, and work.
+        return Status.OK, f"none that NVIDIA's driver tells of ({reason}); workers compute on the CPU"
+    return Status.OK, "; ".join(str(each) for each in found)
 
 
 def _redis(settings: Settings) -> Outcome:
