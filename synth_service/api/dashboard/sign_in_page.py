@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from synth_service.api.dashboard.rendering import render
 from synth_service.api.dependencies import SettingsInUse
 from synth_service.api.problems import Problem
+from synth_service.api.security.audit import audit_target
 from synth_service.api.security.auth import safe_next, sign_in
 from synth_service.api.security.sessions import end_session, start_session
 
@@ -38,6 +39,7 @@ async def take_key(request: Request, settings: SettingsInUse, following: Next = 
             detail = "This key is not accepted. Check that it was copied whole."
             raise Problem(401, "api_key_invalid", detail, hint="The operator makes keys with `dfkd key NAME`.")
         await run_in_threadpool(start_session, request, answer, key)
+        audit_target(request, key.fingerprint, of=key.name)
     return answer
 
 

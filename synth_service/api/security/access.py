@@ -45,7 +45,12 @@ class Keyring:
 
     async def renew(self) -> None:
         """Makes the copy as new as it has to be; gives up after ``PATIENCE_SECONDS``."""
-        if self._access is None or self._is_renewing or time.monotonic() - self._renewed_at < RENEWAL_SECONDS:
+        if self._access is None:
+            return
+        with anyio.move_on_after(PATIENCE_SECONDS):
+            while self._is_renewing and self._known is _NOTHING:  # the first copy is worth waiting for
+                await anyio.sleep(0.01)
+        if self._is_renewing or time.monotonic() - self._renewed_at < RENEWAL_SECONDS:
             return
         self._is_renewing = True
         try:
