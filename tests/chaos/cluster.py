@@ -27,7 +27,7 @@ from synth_service.local.tethered import tethered
 from tests.chaos.proxy import Proxy
 from tests.conftest import free_port
 from tests.e2e.service import DIGITS, REPOSITORY
-from tests.waiting import wait_until
+from tests.waiting import slowness, wait_until
 
 LEASE_SECONDS = 15.0
 """The default, as is everything else: attempts, damaged shards."""
@@ -171,7 +171,7 @@ class Cluster:
         """Sends a signal to whatever runs under a name."""
         process = self.processes[name]
         if number == signal.SIGTERM and process.poll() is None:
-            self._stopping[process.pid] = time.monotonic() + 10 * contention()
+            self._stopping[process.pid] = time.monotonic() + 10 * slowness()
         process.send_signal(number)
 
     def rest(self, name: str) -> None:
@@ -263,14 +263,6 @@ class Cluster:
     def scratch_folders(self) -> list[Path]:
         """Local folders that processes left."""
         return sorted((self.folder / "tmp").glob("dfkd-*"))
-
-
-def contention() -> float:
-    """How many times longer than its own time a process needs just now: what others on this machine take."""
-    started, worked = time.monotonic(), time.process_time()
-    while time.process_time() - worked < 0.05:
-        pass
-    return max(1.0, (time.monotonic() - started) / 0.05)
 
 
 def _answers(server: redis.Redis) -> bool:

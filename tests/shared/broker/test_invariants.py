@@ -33,7 +33,10 @@ from tests.specs import small_job
 
 LEASE_SECONDS = 3600.0
 IMAGES = 16
-SPEC = small_job(synthesis={"num_images": 6 * IMAGES, "batch_size": IMAGES, "partitions": 2})
+MAX_BACKLOG = 2
+SPEC = small_job(
+    synthesis={"num_images": 6 * IMAGES, "batch_size": IMAGES, "partitions": 2, "max_backlog": MAX_BACKLOG}
+)
 
 
 class BrokerMachine(RuleBasedStateMachine):
@@ -102,13 +105,73 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(target=attempts, role=st.sampled_from(list(Role)), worker=st.sampled_from("ab"))
     def claim(self, role: Role, worker: str) -> Any:
+        claimable = self._claimable(role)
         attempt = self.broker.leases.claim(role, worker, block_seconds=0.001)
         if attempt is None:
+            assert not claimable
             return multiple()
+        assert (attempt.job_id, attempt.task) in claimable
+        owing = {each for each in claimable if self._owes(*each)}
+        assert not owing or (attempt.job_id, attempt.task) in owing
         # Only what nobody holds any more is handed out.
         assert (attempt.job_id, attempt.task) not in self.holders
         self.holders[attempt.job_id, attempt.task] = attempt
         return attempt
+
+    def _fields(self, job_id: str) -> dict[str, str]:
+        fields: dict[str, str] = self.broker.redis.hgetall(keys.job(job_id))
+        return fields
+
+    def _owes(self, job_id: str, task: Task) -> bool:
+        """Whether images are owed by a task that some worker has had."""
+        fields = self._fields(job_id)
+        return f"{task}:attempt" in fields and fields.get(f"{task}:owed", "[]") != "[]"
+
+    def _claimable(self, role: Role) -> set[tuple[str, Task]]:
+        """Tasks that nobody holds, but for those that were parked and cannot progress."""
+        found = set()
+        for job_id in self.known:
+            fields = self._fields(job_id)
+            ahead = int(fields.get("shards", 0)) - int(fields.get("shards_consumed", 0))
+            has_distiller = (job_id, Task(Role.DISTILLATION)) in self.holders
+            synthesis_ended = all(
+                fields[f"{task}:state"] == State.SUCCEEDED for task in tasks_of(SPEC) if task.role is Role.SYNTHESIS
+            )
+            for task in tasks_of(SPEC):
+                if task.role is not role or fields[f"{task}:state"] != State.QUEUED:
+                    continue
+                if role is Role.SYNTHESIS:
+                    can_progress = has_distiller or ahead < MAX_BACKLOG
+                    can_progress |= State(fields["distillation:0:state"]).is_final
+                else:
+                    can_progress = ahead > 0 or synthesis_ended
+                if can_progress or f"{task}:parked" not in fields:
+                    found.add((job_id, task))
+        return found
+
+    @rule(attempt=attempts)
+    def outage(self, attempt: Attempt) -> None:
+        """The server was away for longer than any lease: not now, it says to whoever wants a task that looks lost."""
+        if self.holders.get((attempt.job_id, attempt.task)) != attempt:
+            return
+        self.broker.redis.hincrbyfloat(keys.HEARD, "at", -2 * LEASE_SECONDS)
+        fall_silent(self.broker, attempt, 2 * LEASE_SECONDS)
+        other = self.broker.leases.claim(attempt.task.role, "c", block_seconds=0.001)
+        if other is not None:
+            assert (other.job_id, other.task) not in self.holders
+            self.broker.leases.release(other, "made room")
+        with suppress(JobStopped):
+            self.broker.leases.renew(attempt)
+        self.broker.redis.hset(keys.HEARD, "returned_at", 0)
+
+    @rule(attempt=attempts)
+    def consume(self, attempt: Attempt) -> None:
+        """The distiller takes one more shard."""
+        if attempt.task.role is not Role.DISTILLATION or attempt.job_id not in self.known:
+            return
+        announced = len(self.broker.shards.manifests(attempt.job_id))
+        taken = min(self.broker.jobs.shards_consumed(attempt.job_id) + 1, announced)
+        self._write(attempt, lambda: self.broker.shards.consumed(attempt, shards=taken, images=IMAGES * taken))
 
     @rule(attempt=attempts)
     def expire(self, attempt: Attempt) -> None:
@@ -305,7 +368,7 @@ def test_any_interleaving_keeps_the_promises(redis_url: str, steps: int) -> None
     run_state_machine_as_test(
         BrokerMachine,
         settings=settings(
-            max_examples=12,
+            max_examples=10,
             phases=[Phase.generate],
             stateful_step_count=steps,
             deadline=None,
