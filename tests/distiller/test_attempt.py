@@ -17,25 +17,23 @@ from shared.jobs import Role, State
 from shared.specs import JobSpec
 from shared.storage import Storage, job_paths
 from shared.worker.stopping import StopFlag
-from shared.worker.turn import WorkerStopping
+from shared.worker.turn import TurnYielded, WorkerStopping
 from synth_service.synthesis.attempt import synthesize
+from tests.shared.broker.manifests import manifest_of
 from tests.shared.broker.test_leases import claim
-from tests.specs import job_fields
+from tests.specs import job_fields, small_job
 from tests.turns import put_teacher, turn_at
 
 LOCKSTEP = {"pacing": "lockstep", "steps_per_batch": 5, "batch_size": 16, "warmup_batches": 0}
 """Of four batches: 20 steps, as many as in free pacing."""
 
 
-def job_of(distillation: dict[str, Any] | None) -> JobSpec:
-    fields = job_fields(synthesis={"max_backlog": 8})
-    if distillation is not None:
-        fields["distillation"] = distillation
-    return JobSpec.model_validate(fields)
+def a_job() -> JobSpec:
+    return small_job(synthesis={"max_backlog": 8})
 
 
 def test_a_job_is_done_when_both_halves_have_had_their_attempt(broker: Broker, storage: Storage) -> None:
-    spec = job_of(None)
+    spec = a_job()
     put_teacher(storage, spec)
     job = broker.jobs.create(spec)
 
@@ -56,7 +54,7 @@ def test_a_job_is_done_when_both_halves_have_had_their_attempt(broker: Broker, s
 def test_a_worker_that_is_told_to_end_leaves_a_checkpoint(
     broker: Broker, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = job_of(None)
+    spec = a_job()
     put_teacher(storage, spec)
     job = broker.jobs.create(spec)
     with turn_at(claim(broker), broker, storage) as turn:
@@ -162,3 +160,28 @@ def test_methods_that_optimize_pixels_go_from_teacher_to_student(
     assert record.state is State.SUCCEEDED, record.error
     assert record.result is not None
     assert (record.result["images"], record.result["kd_steps"]) == (32, 20)
+
+
+def test_a_distiller_without_images_lets_a_job_that_has_some_go_first(
+    broker: Broker, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = a_job()
+    put_teacher(storage, spec)
+    broker.jobs.create(spec)
+    other = broker.jobs.create(spec)
+    waiting = claim(broker, Role.DISTILLATION)
+    claim(broker)
+    maker = claim(broker)
+    assert maker.job_id == other.id
+    broker.shards.announce(maker, manifest_of(maker, 0), {})
+    monkeypatch.setattr("distiller.attempt.YIELD_SECONDS", 0.0)
+    monkeypatch.setattr("distiller.attempt.BLOCK_SECONDS", 0.01)
+
+    with turn_at(waiting, broker, storage) as turn, pytest.raises(TurnYielded):
+        distil(turn)
+
+    broker.leases.release(waiting, "yield", is_parked=True)
+    following = claim(broker, Role.DISTILLATION)
+    assert following.job_id == other.id
+    assert broker.leases.claim(Role.DISTILLATION, "another", block_seconds=0.01) is None
+    assert broker.checkpoints.pointer(waiting.job_id, waiting.task) is not None
