@@ -29,15 +29,16 @@ SHARDS_LOOKED_AT = 10
 def picture_grid(
     images: Pixels, targets: NDArray[np.integer], *, columns: int = 10, max_rows: int = 20, scale: int | None = None
 ) -> bytes:
-    """Draw a grid: a row for each class with its number in front, white gaps between the images.
+    """Draw a grid: the images of each class in a row with its number in front, white gaps between them.
+
+    Where classes have so few images that several fit into a row, they stand beside each other.
 
     Args:
         images: (N, C, H, W), N ≥ 1. Of other than 1 or 3 channels the first three are shown as colors, or
             the first one in gray.
         targets: (N,).
         columns: images in a row, spread evenly over those of the class in the order given.
-        max_rows: more classes than that stand beside each other, where each has few enough images; of those that still
-            find no place, some are shown, spread evenly.
+        max_rows: of more classes than find a place, some are shown, spread evenly.
         scale: pixels are repeated so many times each way; by default such that small images are readable.
             Large ones are shrunk.
 
@@ -50,9 +51,8 @@ def picture_grid(
     tile = (max(1, round(width * scale * shrink)), max(1, round(height * scale * shrink)))
     classes, counts = np.unique(targets, return_counts=True)
     per_class = min(columns, int(counts.max()))
-    # Many classes of few images each stand beside each other; one below the other they would leave the right blank.
-    beside = max(1, min(columns // per_class, math.ceil(len(classes) / max_rows)))
-    per_class = columns if beside == 1 else per_class
+    # Classes of few images each stand beside each other; one below the other they would leave the right blank.
+    beside = min(columns // per_class, len(classes))
     group = LABEL_WIDTH + per_class * (tile[0] + GAP)
     chosen = _spread(classes, max_rows * beside)
     color = "RGB" if images.shape[1] >= 3 else "L"

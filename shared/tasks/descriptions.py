@@ -95,7 +95,7 @@ CLASSIFICATION: Final = TaskDescription(
     counted="images",
     card="`.cls` is the class that an image was made for; `.json` holds the class that the teacher sees in it and how "
     "sure it is.",
-    grid_caption="Synthetic images, one class a row, from early to late",
+    grid_caption="Synthetic images by class, from early to late",
     label_members=("cls",),
 )
 

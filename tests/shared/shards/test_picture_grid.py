@@ -51,7 +51,7 @@ def test_any_number_of_channels_can_be_shown(channels: int, mode: str) -> None:
 def test_large_images_are_shrunk_and_many_classes_thinned_out() -> None:
     targets = np.repeat(np.arange(60), 2)
     grid = pixels(picture_grid(flat(targets.tolist(), size=256), targets, columns=3, max_rows=4))
-    assert grid.shape == (4 * 132 + GAP, LABEL_WIDTH + 3 * 132 + GAP)
+    assert grid.shape == (4 * 132 + GAP, LABEL_WIDTH + 2 * 132 + GAP)
     assert [tile(grid, row, 0, 128)[0, 0] for row in range(4)] == [0, 20, 39, 59]
 
 
