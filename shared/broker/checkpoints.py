@@ -17,7 +17,7 @@ from shared.jobs import Task
 if not holds() then return 'lost' end
 set(task .. ':checkpoint', pointer)
 if position > tonumber(get(task .. ':best_position') or -1) then
-  redis.call('HSET', KEYS[1], task .. ':best_position', position, task .. ':failures', 0)
+  redis.call('HSET', KEYS[1], task .. ':best_position', position, task .. ':failures', 0, task .. ':forgiven', 0)
 end
 return 'ok'
 """)

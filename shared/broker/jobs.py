@@ -129,7 +129,8 @@ for _, each in ipairs(tasks()) do
       event('attempt_released', each, cjson.encode({{worker = get(each .. ':worker'), reason = 'job retried'}}))
     end
     local entry = redis.call('XADD', queue_of(each), '*', 'job', job_id, 'partition', string.match(each, ':(%d+)$'))
-    redis.call('HSET', KEYS[1], each .. ':state', 'queued', each .. ':entry', entry, each .. ':failures', 0)
+    redis.call('HSET', KEYS[1], each .. ':state', 'queued', each .. ':entry', entry, each .. ':failures', 0,
+               each .. ':forgiven', 0)
     redis.call('HDEL', KEYS[1], each .. ':token', each .. ':worker', each .. ':rate', each .. ':finished_at',
                each .. ':error', each .. ':parked')
     queued[#queued + 1] = each

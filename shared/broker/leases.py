@@ -48,6 +48,10 @@ if task_state == 'running' then
     return 0
   end
   local is_failure = time - returned_at > lease_seconds + grace_seconds
+  -- Where there is only one worker, its own end looks like an outage: so that is believed a number of times.
+  if not is_failure then
+    is_failure = redis.call('HINCRBY', KEYS[1], task .. ':forgiven', 1) > max_forgiven
+  end
   if is_failure and redis.call('HINCRBY', KEYS[1], task .. ':failures', 1) >= max_failures then
     local role = string.match(task, '^(%a+):')
     fail_job(task, cjson.encode({code = 'worker_lost', message = message, stage = role}))
@@ -75,6 +79,7 @@ def _start(
     worker: str,
     entry: str,
     max_failures: int,
+    max_forgiven: int,
     message: str,
     lease_seconds: float,
     dead_after_seconds: float,
@@ -172,6 +177,10 @@ LONGEST_GRACE_SECONDS = 5.0
 """Within it, and within a lease, every worker has found a server again that was away."""
 
 
+FORGIVEN_FACTOR = 3
+"""Times the most attempts: takeovers in a row, without progress, that an outage of the server may explain."""
+
+
 class Leases:
     """The worker's side of the queues."""
 
@@ -221,6 +230,7 @@ class Leases:
             worker=worker,
             entry=waiting.entry,
             max_failures=self._max_attempts,
+            max_forgiven=FORGIVEN_FACTOR * self._max_attempts,
             message=message,
             lease_seconds=self.lease_seconds,
             dead_after_seconds=dead_after(self.lease_seconds),

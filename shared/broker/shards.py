@@ -37,7 +37,7 @@ if index == next_index then
     if range[1] ~= first_image then owed[#owed + 1] = range end
   end
   redis.call('HSET', KEYS[1], task .. ':next_index', index + 1, task .. ':checkpoint', checkpoint,
-             task .. ':owed', #owed > 0 and cjson.encode(owed) or '[]', task .. ':failures', 0)
+             task .. ':owed', #owed > 0 and cjson.encode(owed) or '[]', task .. ':failures', 0, task .. ':forgiven', 0)
   if first_image + images > tonumber(get(task .. ':next_image') or 0) then
     set(task .. ':next_image', first_image + images)
   end

@@ -296,6 +296,24 @@ def test_a_takeover_soon_after_an_outage_counts_no_failure(patient: Broker) -> N
     assert event_types(broker, job).count("attempt_lost") == 4
 
 
+def test_a_job_that_kills_the_only_worker_again_and_again_ends(patient: Broker) -> None:
+    """Its own silence looks like that of the server; that is no reason to begin for ever."""
+    broker = patient
+    job = broker.jobs.create(small_job())
+    attempt = claim(broker)
+    attempts = 1
+    while broker.jobs.get(job.id).state is State.RUNNING and attempts < 50:
+        went_away(broker, attempt)
+        assert broker.leases.claim(Role.SYNTHESIS, "again", block_seconds=0.01) is None
+        broker.redis.hincrbyfloat(keys.HEARD, "returned_at", -6.0)
+        following = broker.leases.claim(Role.SYNTHESIS, "again", block_seconds=0.01)
+        if following is not None:
+            attempt, attempts = following, attempts + 1
+
+    assert broker.jobs.get(job.id).state is State.FAILED
+    assert attempts == 3 * 3 + 3
+
+
 def test_workers_that_vanish_long_after_an_outage_count(patient: Broker) -> None:
     broker = patient
     job = broker.jobs.create(small_job())
