@@ -182,7 +182,8 @@ class PatientRetry(Retry):
                     fail(error, failures)
                 else:
                     fail(error)
-                self._patience.failed(error)
+                if self._retries:  # whoever asks once says so itself
+                    self._patience.failed(error)
                 if 0 <= self._retries < failures:
                     raise ServerUnavailable(f"{type(error).__name__}: {error}") from error
                 time.sleep(self._patience.compute(failures))
