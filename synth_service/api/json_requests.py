@@ -7,7 +7,7 @@ surrogate cannot be written as UTF-8, a number of a million digits takes minutes
 
 import math
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -18,6 +18,9 @@ from starlette.responses import Response
 from shared.specs.field_errors import field_path
 from synth_service.api.problems import Problem, invalid_request, reject_json
 from synth_service.wire import FieldError
+
+MAX_VALUES: Final = 20_000
+"""In one body, counted by the commas. A job has a few hundred, and its ``kwargs`` at most some thousands."""
 
 
 class JsonRequest(Request):
@@ -58,8 +61,12 @@ class JsonRequest(Request):
 
     async def json(self) -> Any:
         """The parsed body. Raises Problem 422 if it is no JSON, or holds what no field may hold."""
+        body = await self.body()
+        # Before it is parsed: a value of two bytes takes fifty, and one that no field knows costs an error each.
+        if body.count(b",") > MAX_VALUES:
+            raise reject_json(f"The body has more than {MAX_VALUES:,} values.")
         try:
-            data = from_json(await self.body(), allow_inf_nan=False)
+            data = from_json(body, allow_inf_nan=False)
         except ValueError as error:
             raise reject_json(f"The body is not valid JSON: {error}") from None
         flaw = _find_flaw(data, ("body",))

@@ -153,10 +153,13 @@ def _method_not_allowed(request: Request) -> Problem:
 
 
 async def _validation_problem(_request: Request, error: Exception) -> Response:
-    found = cast(RequestValidationError, error).errors()
+    # To describe an error costs more than to make one, and nobody reads a thousand.
+    found = cast(RequestValidationError, error).errors()[:ERRORS_TOLD]
     errors = [FieldError(field=field, message=message) for field, message in map(described, found)]
     return invalid_request(errors).response()
 
+
+ERRORS_TOLD: Final = 100
 
 ALLOWANCES: Final = {
     "queued_jobs": (429, "too_many_queued_jobs", "as many jobs waiting", "Wait for one to start, or cancel one."),

@@ -18,6 +18,7 @@ def main() -> None:
     """Runs and reports."""
     parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="take only every so many-th input of each kind")
+    parser.add_argument("--first", type=int, default=0, help="begin with this one, from 0")
     arguments = parser.parse_args()
     server = ValkeyServer(port=free_port(), save="", appendonly="no")
     server.start()
@@ -26,7 +27,7 @@ def main() -> None:
             tempfile.TemporaryDirectory(prefix="dfkd-attack-") as name,
             attacked_service(server.connection_url, Path(name)) as service,
         ):
-            report = attack(service, every=arguments.every)
+            report = attack(service, every=arguments.every, first=arguments.first, with_slow=not arguments.first)
     finally:
         server.stop()
     sys.stdout.write(json.dumps(report.as_json()) + "\n")

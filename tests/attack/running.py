@@ -98,12 +98,13 @@ def attacked_service(redis_url: str, folder: Path) -> Iterator[Service]:
         service.stop()
 
 
-def attack(service: Service, *, every: int = 1, with_slow: bool = True) -> Report:
+def attack(service: Service, *, every: int = 1, first: int = 0, with_slow: bool = True) -> Report:
     """Sends the corpus and watches.
 
     Args:
         service: of ``attacked_service``.
         every: takes only every so many-th input of each kind.
+        first: and begins with this one, from 0.
         with_slow: also what takes as long as the service's patience.
     """
     report = Report()
@@ -121,7 +122,7 @@ def attack(service: Service, *, every: int = 1, with_slow: bool = True) -> Repor
         with httpx.Client(
             base_url=url, headers={"X-API-Key": ATTACKER}, timeout=ANSWER_SECONDS, trust_env=False
         ) as client:
-            _Attacker(client, service, report).send_all(every, with_slow=with_slow)
+            _Attacker(client, service, report).send_all(every, first, with_slow=with_slow)
         _wait_for_an_honest_job(report)
     finally:
         ended.set()
@@ -144,7 +145,7 @@ class _Attacker:
         self._report = report
         self._jobs: dict[str, str] = {}
 
-    def send_all(self, every: int, *, with_slow: bool) -> None:
+    def send_all(self, every: int, first: int, *, with_slow: bool) -> None:
         port = self._client.base_url.port
         assert port is not None
         said = raw_http.conversations()
@@ -153,34 +154,34 @@ class _Attacker:
             if with_slow:
                 for what in slow:
                     pool.submit(self._converse, port, what, said[what], 60.0)
-            self._put_datasets(every)
-            self._send_jobs(every)
-            for what, content in list(checkpoints().items())[::every]:
+            self._put_datasets(every, first)
+            self._send_jobs(every, first)
+            for what, content in list(checkpoints().items())[first::every]:
                 self._ask(f"upload: {what}", partial(self._client.post, "/models", content=content))
-            for what in [what for what in said if what not in slow][::every]:
+            for what in [what for what in said if what not in slow][first::every]:
                 self._converse(port, what, said[what], 15.0)
         self._await_jobs()
 
-    def _put_datasets(self, every: int) -> None:
+    def _put_datasets(self, every: int, first: int) -> None:
         storage = self._service.storage
         storage.put_bytes(good_shard(), "attack/good.tar")
-        for what, content in list(datasets().items())[::every]:
+        for what, content in list(datasets().items())[first::every]:
             name = f"attack/{abs(hash(what))}.tar"
             storage.put_bytes(content, name)
             self._submit(f"dataset: {what}", specs.distilling(name))
         named = [what for what in checkpoints() if any(part in what for part in IN_STORAGE)]
-        for what in named[::every]:
+        for what in named[first::every]:
             name = f"attack/{abs(hash(what))}.pth"
             storage.put_bytes(checkpoints()[what], name)
             self._submit(f"teacher: {what}", specs.making(teacher=specs.TEACHER | {"checkpoint": name}))
 
-    def _send_jobs(self, every: int) -> None:
-        for what, pattern in list(specs.patterns().items())[::every]:
+    def _send_jobs(self, every: int, first: int) -> None:
+        for what, pattern in list(specs.patterns().items())[first::every]:
             self._submit(f"pattern: {what}", specs.distilling(pattern))
-        for what, job in list(specs.jobs().items())[::every]:
+        for what, job in list(specs.jobs().items())[first::every]:
             self._submit(f"job: {what}", job)
         json_type = {"Content-Type": "application/json"}
-        for what, body in list(specs.bodies().items())[::every]:
+        for what, body in list(specs.bodies().items())[first::every]:
             self._ask(f"body: {what}", partial(self._client.post, "/jobs", content=body, headers=json_type))
 
     def _submit(self, what: str, job: Mapping[str, Any]) -> None:

@@ -10,7 +10,9 @@ from starlette.testclient import TestClient
 
 from shared.broker import Broker
 from shared.jobs import JobRecord
-from synth_service.api.problems import MEDIA_TYPE
+from shared.settings import Settings
+from synth_service.api.app import create_app
+from synth_service.api.problems import ERRORS_TOLD, MEDIA_TYPE
 from synth_service.wire import ProblemDetail
 
 
@@ -122,6 +124,19 @@ def nested(depth: int) -> bytes:
 )
 def test_what_is_no_json_is_refused(client: TestClient, body: bytes) -> None:
     problem(post(client, body), 422, "invalid_json")
+
+
+def test_a_body_of_very_many_values_is_refused_before_it_is_parsed(settings: Settings) -> None:
+    body = b"{" + b",".join(b'"k%d":0' % n for n in range(60_000)) + b"}"
+    with TestClient(create_app(settings.model_copy(update={"max_body_bytes": 1_000_000}))) as client:
+        problem(post(client, body), 422, "invalid_json")
+
+
+def test_of_very_many_errors_the_first_are_told(client: TestClient) -> None:
+    body = b"{" + b",".join(b'"k%d":0' % n for n in range(1_500)) + b"}"
+    found = problem(post(client, body), 422, "invalid_request")
+    assert found.errors is not None
+    assert len(found.errors) == ERRORS_TOLD
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b'"text"', b"1", nested(150)])

@@ -124,12 +124,13 @@ def endless(kind: str) -> tuple[bytes, bytes]:
         "chunk extensions": (CHUNKED + b"2;x=", b"a" * 1000),
         "chunks of one byte": (CHUNKED, b"1" + b";a" * 50 + b"\r\n{\r\n"),
         "a body": (CHUNKED, b"3e8\r\n" + b" " * 1000 + b"\r\n"),
+        "line feeds": (b"", b"\r\n"),
         "requests": (b"", b"POST /jobs HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n" * 50),
     }[kind]
 
 
 @pytest.mark.parametrize(
-    "kind", ["trailers", "a trailer", "chunk extensions", "chunks of one byte", "a body", "requests"]
+    "kind", ["trailers", "a trailer", "chunk extensions", "chunks of one byte", "a body", "line feeds", "requests"]
 )
 def test_a_request_without_end_is_cut_off_and_takes_no_memory(settings: Settings, tmp_path: Path, kind: str) -> None:
     assert settings.redis_url is not None
