@@ -56,7 +56,8 @@ def render() -> str:
         sections.append(f"## {title}\n\n{note}{text}\n")
         if model is not specs.FastSynthesis:
             sections.append("\n".join(table(model)) + "\n")
-    sections.append("## Presets\n\nWhat `synthesis.preset` fills in, beside the paper's weights for the teacher.\n")
+    about = "What `synthesis.preset` fills in, in addition to the paper's weights for the teacher."
+    sections.append(f"## Presets\n\n{about}\n")
     sections += [f"- `{name}`: `{json.dumps(dict(fields))}`" for name, fields in PRESETS.items()]
     return "\n".join(sections) + "\n"
 

@@ -42,7 +42,7 @@ class SynthesisBase(Spec):
     """The terms of the loss, in the order of charts: the names of ``Inverter.terms``, and what people call them. A
     field of the same name is the term's weight; at 0 there is no such term."""
 
-    preset: PresetName | None = Field(None, description="Named settings; fields written beside it win over it.")
+    preset: PresetName | None = Field(None, description="Named settings; fields written next to it win over it.")
     num_images: int = Field(56_320, ge=1, le=MAX_IMAGES, description="Images to make in all.")
     batch_size: int = Field(256, ge=2, le=65_536, description="Images inverted together.")
     bn: float = Field(10.0, ge=0, le=1e6, description="Weight of the BatchNorm-statistics loss. 0 turns it off.")
@@ -226,7 +226,7 @@ class PixelSynthesis(SynthesisBase):
         0, ge=0, le=1_000_000, description="Steps of a first stage, on images averaged over 2×2 pixels."
     )
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="How the step size goes on after the warm-up, in each stage."
+        "constant", description="How the step size continues after the warm-up, in each stage."
     )
     warmup_steps: int = Field(0, ge=0, le=1_000_000, description="Steps of a stage in which the step size rises.")
     adam_betas: tuple[
@@ -281,7 +281,7 @@ class RecoverSynthesis(PixelSynthesis):
     batch_size: int = Field(100, ge=2, le=65_536, description="Images inverted together.")
     learning_rate: float = Field(0.25, gt=0, le=10, description="Adam step size of the pixels.")
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
-        "cosine", description="How the step size goes on after the warm-up, in each stage."
+        "cosine", description="How the step size continues after the warm-up, in each stage."
     )
     bn: float = Field(0.01, ge=0, le=1e6, description="Weight of the BatchNorm-statistics loss. 0 turns it off.")
     bn_first_layer: float = Field(10.0, ge=0, le=1e6, description="Factor of the first BatchNorm layer's part.")

@@ -18,7 +18,7 @@ from synth_service.cli import job_commands, service_commands, time_estimate
 
 app = typer.Typer(
     name="dfkd",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 service unreachable, 130 interrupted (the job goes on).",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 service unreachable, 130 interrupted (the job continues).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -188,7 +188,7 @@ def _keys(settings: Settings) -> Outcome:
     except ValueError as error:
         return Status.BROKEN, str(error)
     if not settings.api_keys:
-        return Status.OK, f"none: whoever reaches {settings.host} may do everything"
+        return Status.OK, f"none: everybody who reaches {settings.host} may do everything"
     return Status.OK, ", ".join(dict.fromkeys(each.name for each in settings.api_keys))
 
 

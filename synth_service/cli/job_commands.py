@@ -40,7 +40,7 @@ def validate(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Check a job without starting it, and tell what it comes to."""
+    """Check a job without starting it, and print its size: images, bytes, steps."""
     spec = _read(job_file, changes)
     if offline:
         validated = _validate_here(spec)
@@ -77,19 +77,19 @@ def submit(
 
 
 def watch(job_id: JobId, as_json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
-    """Follow a job to its end. Ctrl-C stops the watching, not the job."""
+    """Follow a job to its end. Ctrl-C stops watching, and the job continues."""
     _follow(job_id, url, api_key, as_json)
 
 
 def logs(
     job_id: JobId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the job has ended.")] = False,
     after: Annotated[str | None, typer.Option(help="Only what comes after the event of this id.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Show what has happened to a job."""
+    """Show the events of a job."""
     with connected(url, api_key) as client:
         job_id = find_job(client, job_id)
         try:
@@ -135,7 +135,7 @@ def job(job_id: JobId, as_json: Json = False, url: Url = DEFAULT_URL, api_key: A
 
 
 def cancel(job_id: JobId, as_json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
-    """Ask a job to stop; what it has made stays."""
+    """Cancel a job. What it has made stays."""
     with connected(url, api_key) as client:
         cancelled = client.jobs.cancel(find_job(client, job_id))
     if as_json:
@@ -151,7 +151,7 @@ def retry(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Let a job that failed or was cancelled go on from its last checkpoints."""
+    """Resume a job that failed or was cancelled from its last checkpoints."""
     with connected(url, api_key) as client:
         job_id = find_job(client, job_id)
         retried = client.jobs.retry(job_id)
@@ -241,5 +241,5 @@ def _follow(job_id: str, url: str, api_key: str | None, as_json: bool) -> None:
 
 
 def _say_that_it_goes_on(job_id: str) -> None:
-    messages.print(f"stopped watching; {job_id} goes on. Follow it with: dfkd watch {job_id}")
+    messages.print(f"stopped watching; {job_id} continues. Follow it with: dfkd watch {job_id}")
     raise typer.Exit(ExitCode.INTERRUPTED) from None

@@ -56,7 +56,7 @@ def run_service(
                 while True:
                     service.pause(60.0)
         except Interrupted as interruption:
-            _say("everything is stopped; unfinished jobs go on at the next `dfkd up`")
+            _say("everything is stopped; unfinished jobs resume at the next `dfkd up`")
             is_keyboard = interruption.number is signal.SIGINT
             raise typer.Exit(ExitCode.INTERRUPTED if is_keyboard else ExitCode.DONE) from None
         except CannotStart as error:

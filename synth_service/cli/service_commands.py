@@ -83,7 +83,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the job file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a job file for your own network; asks for what its checkpoint does not tell."""
+    """Write a job file for your own network. Ask for what its checkpoint does not tell."""
     from synth_service.cli.job_writing import write_job_file
     from synth_service.cli.teacher_questions import Answers
 
@@ -155,7 +155,7 @@ def upload(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Send a checkpoint to the service; prints what a job names it by."""
+    """Upload a checkpoint, and print the name that a job uses for it."""
     with connected(url, api_key) as client:
         model = client.models.upload(file, name=name)
     if as_json:
@@ -192,7 +192,7 @@ def models(
 
 
 def workers(as_json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
-    """List the workers that were heard of within the last minute."""
+    """List the workers that reported within the last minute."""
     with connected(url, api_key) as client:
         found = client.workers()
     if as_json:
@@ -215,7 +215,7 @@ def key(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make an API key: the key for its owner, and what the service is to know of it."""
+    """Make an API key: the key for its owner, and what what the service must know of it."""
     from shared.api_keys import new_api_key
 
     try:

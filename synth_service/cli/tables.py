@@ -85,10 +85,10 @@ def job_table(job: JobRecord) -> Table:
 def summary(job: JobRecord) -> str:
     """How a finished job ended, as Rich markup."""
     if job.error is not None:
-        remedy = f"; go on with: dfkd retry {job.id}" if job.error.code in RETRY_HELPS else ""
+        remedy = f"; resume it with: dfkd retry {job.id}" if job.error.code in RETRY_HELPS else ""
         return f"[red]{job.id} failed[/]: {escape(job.error.code)}: {escape(job.error.message)}{remedy}"
     if job.state is not State.SUCCEEDED:
-        return f"[yellow]{job.id} was {job.state}[/]; what was made can be had with: dfkd fetch {job.id}"
+        return f"[yellow]{job.id} was {job.state}[/]; get what it has made with: dfkd fetch {job.id}"
     parts = [f"[green]{job.id} succeeded[/]"]
     if job.started_at and job.finished_at:
         parts.append(f"in {duration(job.finished_at - job.started_at)}")

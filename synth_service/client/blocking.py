@@ -6,8 +6,10 @@ Nothing is decided here. Each method runs the one of the same name of ``AsyncJob
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -18,8 +20,9 @@ from shared.jobs import Event, JobRecord, State
 from shared.shards.manifest import ShardManifest
 from shared.specs import JobSpec
 from synth_service.client.connection import Connection, Retry
-from synth_service.client.errors import JobNotSucceeded
+from synth_service.client.errors import ClientError, JobNotSucceeded
 from synth_service.client.jobs import LARGEST_PAGE, AsyncJobs
+from synth_service.client.notebook import job_html
 from synth_service.client.outputs import download_shard, shard_page
 from synth_service.client.progress import Display
 from synth_service.client.service import (
@@ -97,6 +100,15 @@ class Job(JobRecord):
         """See ``Jobs.stream``."""
         return self._jobs.stream(self.id, follow=follow)
 
+    def _repr_html_(self) -> str:
+        """The job in a notebook, as it was when it was asked for, with the newest picture of its images."""
+        picture = None
+        with suppress(ClientError, OSError), tempfile.TemporaryDirectory(prefix="dfkd-picture-") as folder:
+            path = Path(folder) / "grid.png"
+            self._jobs.download_grid(self.id, path)
+            picture = path.read_bytes()
+        return job_html(self, page=f"{self._jobs.url}/ui/jobs/{self.id}", picture=picture)
+
     def ensure_succeeded(self) -> Self:
         """The job itself. Raises JobNotSucceeded unless it has succeeded."""
         if self.state is not State.SUCCEEDED:
@@ -109,6 +121,7 @@ class Jobs:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.url = connection.url
         self._calls: AsyncJobs[Job] = AsyncJobs(connection, lambda fields: Job.bound(fields, self))
 
     def create(self, spec: Mapping[str, Any] | JobSpec, *, idempotency_key: str | None = None) -> Job:

@@ -119,7 +119,7 @@ class AsyncJobs(Generic[J]):
             raise
 
     async def retry(self, job_id: str) -> J:
-        """Lets a job that failed or was cancelled go on from its last checkpoints."""
+        """Resumes a job that failed or was cancelled from its last checkpoints."""
         try:
             return await self._ask("POST", path_of("jobs", job_id, "retry"))
         except ApiError as error:

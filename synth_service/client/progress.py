@@ -72,8 +72,11 @@ def accuracy(job: JobRecord) -> str:
 def display_for(console: Console | None = None) -> Display:
     """Bars for a terminal, lines for everything else; on stderr if no console is given."""
     if console is None:
+        from synth_service.client.notebook import NotebookDisplay, in_notebook
         from synth_service.client.terminal import Terminal
 
+        if in_notebook():
+            return NotebookDisplay()
         console = Terminal(stderr=True, highlight=False)
     return BarDisplay(console) if console.is_terminal or console.is_jupyter else LineDisplay(console)
 

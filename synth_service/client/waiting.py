@@ -61,7 +61,7 @@ async def wait_for_end(
                 if time.monotonic() - answered_at > patience_seconds:
                     raise
                 if not is_away:
-                    display.say(f"{error}; waiting for it, the job goes on")
+                    display.say(f"{error}; waiting for it; the job continues")
                 is_away = True
             else:
                 if is_away:
@@ -79,6 +79,6 @@ async def wait_for_end(
             if timeout_seconds is not None:
                 left = started_at + timeout_seconds - time.monotonic()
                 if left <= 0:
-                    raise TimeoutError(f"the job has not ended within {timeout_seconds:g} seconds; it goes on")
+                    raise TimeoutError(f"the job has not ended within {timeout_seconds:g} seconds; it continues")
                 delay = min(delay, left)
             await sleep(delay)

@@ -30,11 +30,11 @@ MOST_LISTED_CLASSES = 200
 """Beyond it a class is typed, not chosen from a list."""
 
 REMEDIES = {
-    "worker_lost": "Look at the workers' logs: running out of memory is the usual cause. Then retry: the job goes on "
+    "worker_lost": "Look at the workers' logs: running out of memory is the usual cause. Then retry: the job resumes "
     "after its last sealed shard and checkpoint.",
-    "internal_error": "The workers' logs have the whole traceback. Retry goes on from the last checkpoint.",
-    "storage_full": "Make room in the storage. Work goes on by itself.",
-    "storage_unavailable": "Bring the storage back: mount, address, access, credentials. Work goes on by itself.",
+    "internal_error": "The workers' logs have the whole traceback. Retry resumes from the last checkpoint.",
+    "storage_full": "Make room in the storage. Work resumes by itself.",
+    "storage_unavailable": "Bring the storage back: mount, address, access, credentials. Work resumes by itself.",
 }
 OTHER_REMEDY = "Correct the specification and submit it again: it is below, with the command."
 

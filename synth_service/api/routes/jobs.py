@@ -137,7 +137,7 @@ def cancel_job(job_id: OwnJobId, broker: BrokerInUse) -> JobRecord:
 def retry_job(
     job_id: OwnJobId, response: Response, broker: BrokerInUse, settings: SettingsInUse, caller: CallerInUse
 ) -> JobRecord:
-    """Lets a job that failed or was cancelled go on from its last checkpoints, with all that it has made."""
+    """Resumes a job that failed or was cancelled from its last checkpoints, with all that it has made."""
     try:
         job = broker.jobs.retry(
             job_id, max_unfinished=settings.max_queued_jobs, allowance=allowance_of(caller, settings)

@@ -89,7 +89,7 @@ def test_ctrl_c_ends_the_following_and_not_the_job(url: str, job_file: str) -> N
         process.send_signal(signal.SIGINT)
         _, message = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert f"{job_id} goes on. Follow it with: dfkd watch {job_id}" in message
+    assert f"{job_id} continues. Follow it with: dfkd watch {job_id}" in message
     assert "Traceback" not in message
 
 

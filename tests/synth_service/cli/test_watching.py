@@ -64,7 +64,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(url: str, job_file: str, broke
         process.send_signal(signal.SIGINT)
         _, message = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert f"{job_id} goes on" in message
+    assert f"{job_id} continues" in message
     assert broker.jobs.get(job_id).state is State.QUEUED
 
 
@@ -106,7 +106,7 @@ def test_watching_outlasts_an_api_that_is_away_for_a_moment(
             job = client.jobs.wait(job_id, progress=LineDisplay(console))
     assert job.state is State.CANCELLED
     text = console.export_text()
-    assert "waiting for it, the job goes on" in text
+    assert "waiting for it; the job continues" in text
     assert "the service is back" in text
 
 

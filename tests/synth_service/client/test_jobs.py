@@ -117,7 +117,7 @@ def test_a_job_that_failed_says_why(client: Client, broker: Broker) -> None:
 
 def test_waiting_has_a_limit_and_the_job_goes_on(client: Client) -> None:
     created = client.jobs.create(job())
-    with pytest.raises(TimeoutError, match="it goes on"):
+    with pytest.raises(TimeoutError, match="it continues"):
         created.wait(timeout=0.05)
     assert created.refresh().state is State.QUEUED
 

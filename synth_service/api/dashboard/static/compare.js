@@ -38,7 +38,7 @@
       state.textContent = stores.some((store) => store.count) ? "" : "None of these jobs has measured anything yet.";
       if (due.length) charts.forEach((chart) => chart.update());
     } catch {
-      state.textContent = "The service does not answer. The page goes on by itself once it does.";
+      state.textContent = "The service does not answer. The page continues by itself once it does.";
     }
     const isDone = described.every((each, number) => each.final && stores[number].isRead);
     if (!isDone && !document.hidden) timer = setTimeout(tick, TICK);
