@@ -177,6 +177,14 @@ _IN_TORCHVISION: Final = frozenset((
 """Names that only torchvision has, for a suggestion; the real list needs torch."""
 
 
+_VISION_TRANSFORMER: Final = re.compile(r"(torchvision|timm):(vit|flexivit|deit3?|swin|swinv2)_", re.ASCII)
+
+
+def is_vision_transformer(arch: str) -> bool:
+    """Whether a name is that of a ViT, DeiT or Swin of timm or torchvision: networks without BatchNorm."""
+    return _VISION_TRANSFORMER.match(arch) is not None
+
+
 def check_architecture(arch: str) -> None:
     """Refuse a name that is unknown or malformed.
 

@@ -10,6 +10,8 @@ from typing import Any, Final, Literal, cast, get_args
 
 from pydantic_core import PydanticCustomError
 
+from shared.specs.architectures import is_vision_transformer
+
 PresetName = Literal[
     "fast-2",
     "fast-5",
@@ -96,6 +98,11 @@ TEACHER_WEIGHTS: Final[Mapping[str, Mapping[str, float]]] = {
 }
 
 
+def default_preset(teacher_arch: object) -> PresetName:
+    """What counts where a job names neither preset nor method: transformers have no BatchNorm statistics to match."""
+    return "psaq-vit" if isinstance(teacher_arch, str) and is_vision_transformer(teacher_arch) else DEFAULT_PRESET
+
+
 def fill_from_preset(synthesis: Mapping[str, Any], teacher_arch: object) -> dict[str, Any]:
     """What the client wrote under ``synthesis``, with the preset's values where it wrote nothing.
 
@@ -108,7 +115,7 @@ def fill_from_preset(synthesis: Mapping[str, Any], teacher_arch: object) -> dict
     written = dict(synthesis)
     name = written.get("preset")
     if name is None and "method" not in written:
-        name = written["preset"] = DEFAULT_PRESET
+        name = written["preset"] = default_preset(teacher_arch)
     if not isinstance(name, str) or name not in PRESETS:
         return {"method": "fast-meta", **written}
     preset: dict[str, Any] = dict(PRESETS[cast(PresetName, name)])

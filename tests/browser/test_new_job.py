@@ -139,3 +139,15 @@ def test_the_form_fits_a_phone(open_page: OpenPage, service: Service) -> None:
     for summary in form.locator("details > summary").all():
         summary.click()
     assert form.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_a_vision_transformer_gets_a_preset_of_its_own(form: Page) -> None:
+    field(form, "teacher.num_classes").fill("10")
+    field(form, "teacher.checkpoint").fill("digits/teacher.safetensors")
+    field(form, "student.arch").fill("resnet8")
+    field(form, "teacher.arch").fill("resnet20")
+    default = field(form, "synthesis.preset").locator("option").first
+    expect(default).to_have_text("Default (fast-5)")
+    field(form, "teacher.arch").fill("timm:deit_tiny_patch16_224")
+    expect(default).to_have_text("Default (psaq-vit)")
+    expect(field(form, "synthesis.attention")).to_have_attribute("placeholder", re.compile("^1"))

@@ -84,3 +84,15 @@ def test_a_method_that_contradicts_the_preset_is_refused(preset: str, method: An
 def test_the_ablation_runs_with_the_settings_of_the_method_that_it_cuts_down() -> None:
     spec = synthesis({"preset": "fast-10", "method": "fast"})
     assert (spec.method, spec.steps) == ("fast", 10)
+
+
+@pytest.mark.parametrize("arch", ["timm:deit_tiny_patch16_224", "torchvision:vit_b_16", "timm:swinv2_tiny_window8_256"])
+def test_a_vision_transformer_is_inverted_by_its_patches_where_nothing_else_is_asked(arch: str) -> None:
+    assert fill_from_preset({"num_images": 64}, arch)["preset"] == "psaq-vit"
+    assert fill_from_preset({"preset": "fast-5"}, arch)["method"] == "fast-meta"
+    assert "preset" not in fill_from_preset({"method": "fast-meta"}, arch)
+
+
+@pytest.mark.parametrize("arch", ["timm:levit_128", "torchvision:resnet50", "vit_b_16", "mine.swin:build", 3])
+def test_any_other_network_keeps_the_default(arch: object) -> None:
+    assert fill_from_preset({}, arch)["preset"] == "fast-5"

@@ -27,9 +27,12 @@ function method() {
   return presetSettings().method ?? "fast-meta";
 }
 
+// The service knows what suits the teacher's architecture, such as another preset for a vision transformer.
+const defaultPreset = () => lookUp(resolved, "synthesis.preset") ?? form.dataset.defaultPreset;
+
 function presetSettings() {
   const select = byPath.get("synthesis.preset");
-  const name = select.value || (byPath.get("synthesis.method").value ? "" : form.dataset.defaultPreset);
+  const name = select.value || (byPath.get("synthesis.method").value ? "" : defaultPreset());
   const option = [...select.options].find((each) => each.value === name && name);
   return option ? JSON.parse(option.dataset.settings) : {};
 }
@@ -120,7 +123,7 @@ function showDefaults() {
   for (const input of inputs) {
     if (input.disabled || input.value) continue;
     let text = defaultOf(input);
-    if (input.name === "synthesis.preset") text = byPath.get("synthesis.method").value ? "none" : form.dataset.defaultPreset;
+    if (input.name === "synthesis.preset") text = byPath.get("synthesis.method").value ? "none" : defaultPreset();
     if (input.name === "synthesis.method") text = method();
     if (input.tagName === "SELECT") input.options[0].textContent = text ? `Default (${text})` : "Default";
     else input.placeholder = text;
@@ -247,6 +250,7 @@ async function validate() {
   }
   if (number !== asked) return;
   resolved = answer?.spec ?? resolved;
+  if (answer) showApplicable();
   showEstimate(missing.length || errors.length ? null : answer.estimate);
   showDefaults();
   showErrors([...missing, ...errors]);
