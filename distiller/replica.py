@@ -157,4 +157,6 @@ class Replica:
 
 
 def _on_host(network: nn.Module) -> dict[str, Any]:
-    return {name: value.cpu() for name, value in network.state_dict().items()}
+    # Extra state of a module of the user's own may be anything.
+    state = network.state_dict()
+    return {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in state.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from shared.broker import Attempt, Broker
 from shared.networks.building import build_network
@@ -16,9 +17,11 @@ from shared.worker.turn import Turn
 
 
 @contextmanager
-def turn_at(attempt: Attempt, broker: Broker, storage: Storage, stopping: StopFlag | None = None) -> Iterator[Turn]:
-    """The turn of an attempt, with its heartbeat, as a worker would begin it."""
-    settings = Settings(storage=storage.root, device="cpu")
+def turn_at(
+    attempt: Attempt, broker: Broker, storage: Storage, stopping: StopFlag | None = None, **settings_given: Any
+) -> Iterator[Turn]:
+    """The turn of an attempt, with its heartbeat, as a worker with such settings would begin it."""
+    settings = Settings(storage=storage.root, device="cpu", **settings_given)
     with Turn(attempt, broker, storage, settings, stopping or StopFlag(), lambda: None) as turn:
         yield turn
 

@@ -122,7 +122,9 @@ def _read(path: Path, field: str) -> Any:
             return safetensors.torch.load_file(path, device="cpu")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch warns of (TorchScript, pickle protocols) we raise
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Not by its name, whose ending would count for more than the content.
+            with path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch's zip reader reports a truncated file as EINVAL; any other OSError is the disk's fault, worth a retry.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:

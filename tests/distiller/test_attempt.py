@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from distiller.attempt import distil
 from shared.broker import Broker
@@ -185,3 +187,36 @@ def test_a_distiller_without_images_lets_a_job_that_has_some_go_first(
     assert following.job_id == other.id
     assert broker.leases.claim(Role.DISTILLATION, "another", block_seconds=0.01) is None
     assert broker.checkpoints.pointer(waiting.job_id, waiting.task) is not None
+
+
+class WithExtraState(nn.Module):
+    """As modules that keep more than tensors, such as those of Transformer Engine."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(4, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(images))
+        return logits
+
+    def get_extra_state(self) -> object:
+        return {"version": 1}
+
+    def set_extra_state(self, state: object) -> None:
+        assert state == {"version": 1}
+
+
+def test_networks_with_extra_state_go_through_a_whole_job(broker: Broker, storage: Storage) -> None:
+    network = {"arch": f"{__name__}:WithExtraState"}
+    fields = job_fields(teacher=network, student=network)
+    spec = JobSpec.model_validate(fields)
+    path = storage.local_path(spec.teacher.checkpoint)
+    assert path is not None
+    torch.save(WithExtraState(10).state_dict(), path)
+    job = broker.jobs.create(spec)
+    for role, work in ((Role.SYNTHESIS, synthesize), (Role.DISTILLATION, distil)):
+        with turn_at(claim(broker, role), broker, storage, allowed_factories=(__name__,)) as turn:
+            work(turn)
+    assert broker.jobs.get(job.id).state is State.SUCCEEDED

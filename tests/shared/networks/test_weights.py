@@ -259,3 +259,11 @@ def test_a_safetensors_file_is_one_whatever_the_length_of_its_header(tmp_path: P
     wrapped.weight = nn.Parameter(torch.zeros(1))
     load_checkpoint(wrapped, path, field="teacher.checkpoint")
     assert wrapped.get_parameter("weight").item() == 1.0
+
+
+def test_a_torch_file_is_one_whatever_it_is_called(tmp_path: Path, trained: CifarResNet) -> None:
+    path = tmp_path / "teacher.safetensors"
+    torch.save(trained.state_dict(), path)
+    loaded = network()
+    load_checkpoint(loaded, path, field="teacher.checkpoint")
+    assert torch.equal(loaded.conv1.weight, trained.conv1.weight)

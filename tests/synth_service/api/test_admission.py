@@ -1,6 +1,10 @@
+import errno
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from starlette.testclient import TestClient
 
 from shared.settings import Settings
@@ -78,3 +82,47 @@ def test_code_is_imported_only_from_packages_that_the_operator_allows(
     allowing = create_app(settings.model_copy(update={"allowed_factories": ("mine",)}))
     with TestClient(allowing) as allowed:
         assert allowed.post("/jobs", json=written).status_code == 202
+
+
+@pytest.mark.parametrize("mount_point", ["empty", "gone"])
+def test_a_volume_that_is_not_mounted_is_503_and_no_missing_file(
+    client: TestClient, written: dict[str, Any], storage: Storage, mount_point: str
+) -> None:
+    job_id = client.post("/jobs", json=written).json()["id"]
+    root = Path(storage.root)
+    root.rename(root.with_name("away"))
+    if mount_point == "empty":
+        root.mkdir()
+    for answer in (client.post("/jobs", json=written), client.post("/jobs:validate", json=written)):
+        assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
+        assert answer.headers["retry-after"]
+    upload = client.post("/models", content=b"x" * 100)
+    assert upload.status_code in (422, 503)
+    assert client.get("/readyz").status_code == 503
+    assert client.get(f"/jobs/{job_id}").status_code == 200
+    client.post(f"/jobs/{job_id}/cancel")
+    assert client.delete(f"/jobs/{job_id}").status_code == 204  # the files follow once the volume is back
+    assert not root.exists() or list(root.iterdir()) == []
+    if root.exists():
+        root.rmdir()
+    root.with_name("away").rename(root)
+    assert client.post("/jobs", json=written).status_code == 202
+
+
+def test_a_checkpoint_that_may_not_be_read_is_503_and_told_in_the_log(
+    client: TestClient, written: dict[str, Any], storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file = os.open
+
+    def refusing(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if str(path).endswith(written["teacher"]["checkpoint"]):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_file(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", refusing)  # the tests may run as root, whom no file mode stops
+    with structlog.testing.capture_logs() as logs:
+        answer = client.post("/jobs", json=written)
+    assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
+    told = next(line for line in logs if line["event"] == "storage_unavailable")
+    assert "Permission denied" in told["error"]
+    assert written["teacher"]["checkpoint"] in told["error"]
