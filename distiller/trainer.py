@@ -20,6 +20,7 @@ from distiller.ranks import Ranks
 from shared import seeds
 from shared.errors import UserError
 from shared.networks.devices import explain_out_of_memory
+from shared.networks.folding import folded
 from shared.networks.image_operations import BatchAugmentation, BatchMixing, Normalization, to_pixels
 from shared.networks.precision import Precision, choose_precision
 from shared.specs import DistillationSpec, InputSpec
@@ -38,7 +39,8 @@ class Trainer:
         spec: with ``steps`` resolved.
         student: normalized images (N, C, H, W) → what the task takes for logits; trained in place from the
             weights it comes with.
-        teacher: likewise; unchanged.
+        teacher: likewise; unchanged. What is asked is a copy with its BatchNorm layers folded into its convolutions,
+            where that says the same.
         task: what both networks do.
         input: shape and normalization of the images.
         seed: of the augmentation, of the student's own randomness (dropout) and of the draws of a caller
@@ -71,7 +73,7 @@ class Trainer:
         self.steps = spec.steps
         self.device = device
         self.student = _channels_last(student, device)
-        self.teacher = _channels_last(teacher, device).eval()
+        self.teacher = _channels_last(_inference_form(teacher.to(device).eval(), task, input), device)
         self.augment = BatchAugmentation(spec.augmentation, (input.height, input.width))
         self.mix = None if spec.mix is None else BatchMixing(spec.mix, spec.mix_alpha)
         self.normalize = Normalization(input).to(device)
@@ -263,6 +265,15 @@ def _optimizer(spec: DistillationSpec, parameters: Iterable[nn.Parameter]) -> to
 
 def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _inference_form(teacher: nn.Module, task: Task, input: InputSpec) -> nn.Module:
+    """The teacher as it is asked thousands of times."""
+    first = next(teacher.parameters(), None)
+    if first is None:
+        return teacher
+    example = torch.randn((2, *input.shape), generator=torch.Generator().manual_seed(0)).to(first.device, first.dtype)
+    return folded(teacher, example, lambda output: task.logits(output, example.shape))
 
 
 def _channels_last(network: nn.Module, device: torch.device) -> nn.Module:
