@@ -3,8 +3,8 @@
 A step is what a distiller does for one batch: augmentation, the teacher's forward pass, the student forward and
 backward, the optimizer. It is measured in turn with its *floor* (``benchmarks.floor``: the same convolutions and linear
 layers and nothing else, in the same precision). ``floor_ratio`` is the median over the pairs of our time ÷ floor. Both
-are processor time of this process and not the clock, since a busy machine stretches the clock; on one thread they are the
-same on an idle one.
+are processor time of this process and not the clock, since a busy machine stretches the clock; on one thread of
+an idle one they are the same.
 
 The setting: resnet20 teacher, resnet8 student, 3×32×32 images, batch 128, freshly initialized.
 """
