@@ -97,9 +97,16 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def describe_in_openapi(schema: dict[str, Any]) -> dict[str, Any]:
     """Corrects what FastAPI makes of our routes, in place.
 
-    Error responses get their true media type, and a parameter that may be left out is not one that may be null: a
-    query or a header cannot say null.
+    Error responses get their true media type, a parameter that may be left out is not one that may be null (a query or
+    a header cannot say null), and the specification in an answer is of the same type as the one that is posted.
     """
+    schemas = schema["components"]["schemas"]
+    for answer in ("JobRecord", "ValidatedJob"):
+        field = schemas[answer]["properties"]["spec"]
+        schemas[answer]["properties"]["spec"] = {
+            "allOf": [{"$ref": "#/components/schemas/JobSpec"}],
+            **{name: text for name, text in field.items() if name in ("title", "description")},
+        }
     for operations in schema["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", []):

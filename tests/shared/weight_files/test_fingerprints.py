@@ -56,3 +56,14 @@ def test_an_unknown_network_is_not_recognised(tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "weights")
     assert recognize(inspect(tmp_path / "weights").tensors) == Likeness((), 5, 3)
     assert recognize([]) == Likeness()
+
+
+def test_the_popular_networks_of_timm_are_known() -> None:
+    network = build_network(
+        NetworkSpec(arch="timm:deit_tiny_patch16_224"), num_classes=7, input=InputSpec(height=224, width=224)
+    )
+    named = [
+        TensorEntry(name=f"module.{name}", dtype="F32", shape=list(each.shape))
+        for name, each in network.state_dict().items()
+    ]
+    assert recognize(named) == Likeness(("timm:deit_tiny_patch16_224",), 7, 3)

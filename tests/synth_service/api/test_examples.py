@@ -69,10 +69,10 @@ def test_every_error_is_a_problem_with_an_example(document: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/jobs", "GET, POST"),
-        ("/jobs/job-00000000000000000000", "DELETE, GET"),
-        ("/models", "GET, POST"),
-        ("/workers", "GET"),
+        ("/jobs", "GET, HEAD, POST"),
+        ("/jobs/job-00000000000000000000", "DELETE, GET, HEAD"),
+        ("/models", "GET, HEAD, POST"),
+        ("/workers", "GET, HEAD"),
         ("/jobs:validate", "POST"),
     ],
 )
