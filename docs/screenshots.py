@@ -22,9 +22,9 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from shared.jobs import JobRecord, State
 from shared.storage import Storage
-from synth_service.cli.demo import copy_inputs, find_example
 from synth_service.cli.job_file import load_job_file
 from synth_service.client import Client
+from synth_service.digits_example import example_folder, put_inputs
 from synth_service.local.redis import LOOPBACK
 from synth_service.local.service import LocalService, StopSignals
 
@@ -45,11 +45,12 @@ def main() -> int:
     if chromium is None:
         print("there is no Chromium here: apt-get install chromium", file=sys.stderr)
         return 1
-    example = find_example()
+    example = example_folder()
+    assert example is not None
     spec = load_job_file(str(example / "job.yaml"), [])
     with StopSignals() as signals, tempfile.TemporaryDirectory(prefix="dfkd-screenshots-") as folder:
         storage = Storage(f"{folder}/storage")
-        copy_inputs(spec, example, storage)
+        put_inputs(spec, example, storage)
         storage.put_bytes(b"no weights", "teachers/of-another-format.bin")
         service = LocalService(
             storage=storage.root,
