@@ -133,7 +133,7 @@ def measure_images() -> None:
 def _bytes_per_image(pixels: Any, image_format: ImageFormat) -> float:
     count = len(pixels)
     zeros = np.zeros(count, dtype=np.int64)
-    described = {"teacher_top1": zeros, "teacher_confidence": np.full(count, 0.9, dtype=np.float32)}
+    described: dict[str, Any] = {"teacher_top1": zeros, "teacher_confidence": np.full(count, 0.9, dtype=np.float32)}
     batch = SampleBatch(pixels, zeros, described, 0, 0)
     with tempfile.TemporaryDirectory() as folder:
         _, manifest = write_shard(
