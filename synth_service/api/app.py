@@ -108,13 +108,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.wrong_keys = RateLimiter(WRONG_KEYS_PER_SECOND, settings.max_wrong_keys)
     app.state.metrics = Metrics(app.state.broker, app.state.storage)
     # From the innermost to the outermost.
-    app.add_middleware(HeadMiddleware)
     app.add_middleware(AuditMiddleware)
     app.add_middleware(RateLimitMiddleware, settings.max_requests_per_second)
     app.add_middleware(AuthenticationMiddleware, settings, app.state.keyring, app.state.sessions, app.state.wrong_keys)
     app.add_middleware(OriginMiddleware, settings.allowed_hosts, bool(settings.api_keys))
     app.add_middleware(ProblemMiddleware)
     app.add_middleware(ProblemPageMiddleware)
+    app.add_middleware(HeadMiddleware)  # around what makes a page of a problem, which it reads
     app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(RequestMetricsMiddleware, app.state.metrics)
     app.add_middleware(RequestLogMiddleware, settings.log_level == "debug")
