@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the digits example goes into the wheel, so that `dfkd demo` needs no checkout."""
+"""What pyproject.toml cannot say: the examples go into the wheel, so that `dfkd demo` needs no checkout."""
 
 import shutil
 from pathlib import Path
@@ -6,21 +6,22 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-EXAMPLE = Path("examples") / "digits"
+EXAMPLES = ("digits", "scenes")
 FILES = ("job.yaml", "teacher.safetensors", "held-out.tar")
 
 
-class BuildWithExample(build_py):
-    """Copies the example to where ``synth_service.digits_example`` looks. An editable install has the checkout."""
+class BuildWithExamples(build_py):
+    """Copies the examples to where ``synth_service.digits_example`` looks. An editable install has the checkout."""
 
     def run(self) -> None:
         """Builds."""
         super().run()
         if not self.editable_mode:
-            target = Path(self.build_lib) / "synth_service" / "digits"
-            target.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
-                shutil.copy2(EXAMPLE / name, target / name)
+            for example in EXAMPLES:
+                target = Path(self.build_lib) / "synth_service" / example
+                target.mkdir(parents=True, exist_ok=True)
+                for name in FILES:
+                    shutil.copy2(Path("examples") / example / name, target / name)
 
 
-setup(cmdclass={"build_py": BuildWithExample})
+setup(cmdclass={"build_py": BuildWithExamples})

@@ -20,10 +20,12 @@ from typing import Any, Final
 import structlog
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from shared.events import EventType
 from shared.specs import ExportFormat, InputSpec, JobSpec
 from shared.storage import job_paths
+from shared.tasks.base import build_task, main_output
 from shared.worker.turn import Turn
 
 logger = structlog.get_logger()
@@ -31,6 +33,9 @@ logger = structlog.get_logger()
 EXAMPLE_BATCH = 2
 OTHER_BATCH = 3
 """A batch of one would be taken for a constant; another size must work too."""
+
+OTHER_HEIGHT, OTHER_WIDTH = 8, 24
+"""By so many pixels larger are the images with which a file of free size is tried."""
 
 METADATA_FILE = "metadata.json"
 LONGEST_REASON = 500
@@ -57,14 +62,17 @@ def export_student(turn: Turn, student: nn.Module) -> dict[str, Any]:
     assert spec.distillation is not None
     if not spec.distillation.export:
         return {}
-    network = copy.deepcopy(student).to("cpu").eval()
+    teacher = spec.teacher
+    task = build_task(teacher.task, teacher.num_classes, teacher.ignored_label)
+    network = LogitsAlone(copy.deepcopy(student).to("cpu").eval()).eval()
     names: dict[str, str] = {}
     reasons: dict[str, str] = {}
     for format in dict.fromkeys(spec.distillation.export):
         turn.check()
         local = turn.scratch / f"export-{format}"
         try:
-            export(network, local, format, spec.teacher.input, described(spec))
+            free_size = task.takes_other_sizes
+            export(network, local, format, spec.teacher.input, described(spec), free_size=free_size)
         except NotExportable as error:
             reasons[format] = str(error)
             logger.warning("student_not_exported", format=format, reason=str(error))
@@ -90,7 +98,29 @@ def described(spec: JobSpec) -> dict[str, str]:
     }
 
 
-def export(network: nn.Module, path: Path, format: ExportFormat, input: InputSpec, metadata: Mapping[str, str]) -> None:
+class LogitsAlone(nn.Module):
+    """A network without what it returns beside its logits, such as torchvision's dictionary."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalized images (N, C, H, W) → logits (N, classes, …)."""
+        logits = main_output(self.network(images))
+        assert isinstance(logits, Tensor)
+        return logits
+
+
+def export(
+    network: nn.Module,
+    path: Path,
+    format: ExportFormat,
+    input: InputSpec,
+    metadata: Mapping[str, str],
+    *,
+    free_size: bool = False,
+) -> None:
     """Writes a network to a file and makes sure that the file does what the network does.
 
     Args:
@@ -99,17 +129,23 @@ def export(network: nn.Module, path: Path, format: ExportFormat, input: InputSpe
         format: of the file.
         input: shape of the images; N is free.
         metadata: goes into the file.
+        free_size: height and width are to be free, too.
 
     Raises:
         NotExportable: it cannot be written, or would give other logits.
     """
     examples = _images(EXAMPLE_BATCH, input)
+    free: Free = {0: Dim("batch")}
+    if free_size:
+        free |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}  # from what size on, the network says
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch announces the end of TorchScript; what matters is checked below
-            run = _WRITERS[format](network, examples, path, metadata)
+            run = _WRITERS[format](network, examples, path, metadata, free)
             if run is not None:
                 others = _images(OTHER_BATCH, input)
+                if free_size:
+                    others = torch.nn.functional.pad(others, (0, OTHER_WIDTH, 0, OTHER_HEIGHT))
                 torch.testing.assert_close(run(others), network(others), rtol=1e-3, atol=1e-3)
     except NotExportable:
         raise
@@ -125,17 +161,23 @@ def _images(count: int, input: InputSpec) -> Tensor:
 
 
 Run = Callable[[Tensor], Tensor]
+Free = dict[int, Any]
+"""Dimensions of the images that may differ, with their names."""
 
 
-def _write_torchscript(network: nn.Module, examples: Tensor, path: Path, metadata: Mapping[str, str]) -> Run:
+def _write_torchscript(
+    network: nn.Module, examples: Tensor, path: Path, metadata: Mapping[str, str], free: Free
+) -> Run:
     traced = torch.jit.trace(network, examples)
     torch.jit.save(traced, path, _extra_files={METADATA_FILE: json.dumps(dict(metadata)).encode()})
     loaded: Run = torch.jit.load(path, map_location="cpu")
     return loaded
 
 
-def _write_torch_export(network: nn.Module, examples: Tensor, path: Path, metadata: Mapping[str, str]) -> Run:
-    program = torch.export.export(network, (examples,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+def _write_torch_export(
+    network: nn.Module, examples: Tensor, path: Path, metadata: Mapping[str, str], free: Free
+) -> Run:
+    program = torch.export.export(network, (examples,), dynamic_shapes=(free,))
     # torch insists on the suffix.
     named = path.with_suffix(".pt2")
     torch.export.save(program, named, extra_files={METADATA_FILE: json.dumps(dict(metadata))})
@@ -145,7 +187,7 @@ def _write_torch_export(network: nn.Module, examples: Tensor, path: Path, metada
     return loaded
 
 
-def _write_onnx(network: nn.Module, examples: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
+def _write_onnx(network: nn.Module, examples: Tensor, path: Path, metadata: Mapping[str, str], free: Free) -> None:
     """No run time for ONNX is needed here, so the file is checked and not run."""
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
@@ -155,7 +197,7 @@ def _write_onnx(network: nn.Module, examples: Tensor, path: Path, metadata: Mapp
         network,
         (examples,),
         dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamic_shapes=(free,),
         input_names=["images"],
         output_names=["logits"],
         verbose=False,
@@ -168,7 +210,7 @@ def _write_onnx(network: nn.Module, examples: Tensor, path: Path, metadata: Mapp
     onnx.checker.check_model(os.fspath(path))
 
 
-Writer = Callable[[nn.Module, Tensor, Path, Mapping[str, str]], Run | None]
+Writer = Callable[[nn.Module, Tensor, Path, Mapping[str, str], Free], Run | None]
 _WRITERS: Final[dict[ExportFormat, Writer]] = {
     "torchscript": _write_torchscript,
     "torch-export": _write_torch_export,

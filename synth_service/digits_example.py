@@ -1,26 +1,30 @@
-"""The digits example: a teacher of digits, the job that distils it without a digit, and real digits to measure on.
+"""The examples: a teacher, the job that distils it without its data, and real data to measure on.
 
-It lies in the wheel, and in a checkout under ``examples/digits`` with the recipe of its teacher.
+``digits`` classifies, ``scenes`` labels every pixel of scenes of digits. They lie in the wheel, and in a checkout under
+``examples`` with the recipes of their teachers.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from shared.storage import Storage
 
 JOB_FILE: Final = "job.yaml"
 FOLDER: Final = "digits"
-"""Where its files lie under the storage root, as the job names them."""
+"""Where the digits' files lie under the storage root, as the job names them."""
 
-_IN_CHECKOUT: Final = Path(__file__).resolve().parents[1] / "examples" / "digits"
-_IN_WHEEL: Final = Path(__file__).resolve().parent / "digits"
+ExampleName = Literal["digits", "scenes"]
+
+_IN_CHECKOUT: Final = Path(__file__).resolve().parents[1] / "examples"
+_IN_WHEEL: Final = Path(__file__).resolve().parent
 
 
-def example_folder() -> Path | None:
-    """The folder of the example; None where it was left out."""
-    return next((each for each in (_IN_CHECKOUT, _IN_WHEEL) if (each / JOB_FILE).is_file()), None)
+def example_folder(name: ExampleName = "digits") -> Path | None:
+    """The folder of an example; None where it was left out."""
+    folders = (_IN_CHECKOUT / name, _IN_WHEEL / name)
+    return next((each for each in folders if (each / JOB_FILE).is_file()), None)
 
 
 def job_fields(example: Path) -> dict[str, Any]:

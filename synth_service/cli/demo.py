@@ -16,35 +16,34 @@ from rich.table import Table
 
 from shared.jobs import JobRecord, State
 from shared.storage import Storage
+from shared.tasks import TaskDescription, task_of
 from synth_service.cli.job_file import load_job_file
 from synth_service.cli.outcomes import ExitCode, fail, messages, output, print_json
 from synth_service.cli.own_service import own_service
 from synth_service.client.progress import display_for
-from synth_service.digits_example import example_folder, put_inputs
+from synth_service.digits_example import ExampleName, example_folder, put_inputs
 
 REPORTED: Final = (
-    "teacher_top1",
-    "student_top1",
-    "agreement",
     "images",
     "synthesis_images_per_second",
     "kd_steps_per_second",
 )
-"""Fields of the job's result that the demo passes on as they are."""
+"""Fields of the job's result that the demo passes on as they are, besides the metrics of its task."""
 
 
-def run_demo(*, storage: Path, seed: int | None, as_json: bool) -> None:
-    """Runs the example and shows what came of it.
+def run_demo(*, storage: Path, seed: int | None, as_json: bool, name: ExampleName = "digits") -> None:
+    """Runs an example and shows what came of it.
 
     Args:
         storage: folder for everything that is made; what earlier runs left there stays.
         seed: of the job; None leaves the one of its file.
         as_json: end with a line of JSON on stdout; everything else is on stderr then.
+        name: of the example.
     """
     started_at = time.monotonic()
-    example = example_folder()
+    example = example_folder(name)
     if example is None:
-        fail("the digits example is missing here: install the wheel, or run the demo from a checkout", ExitCode.USAGE)
+        fail(f"the {name} example is missing here: install the wheel, or run the demo from a checkout", ExitCode.USAGE)
     storage = storage.expanduser().absolute()
     spec = load_job_file(str(example / "job.yaml"), [] if seed is None else [f"seed={seed}"])
     try:
@@ -72,7 +71,7 @@ def run_demo(*, storage: Path, seed: int | None, as_json: bool) -> None:
         reason = f"{job.error.code}: {job.error.message}" if job.error else str(job.state)
         fail(f"the job did not succeed: {reason}; the log is {log.name}")
     outcome = summarize(job, Storage(str(storage)), seconds=time.monotonic() - started_at)
-    (messages if as_json else output).print(outcome_table(outcome))
+    (messages if as_json else output).print(outcome_table(outcome, task_of(job), name))
     if as_json:
         print_json(outcome)
 
@@ -80,7 +79,8 @@ def run_demo(*, storage: Path, seed: int | None, as_json: bool) -> None:
 def summarize(job: JobRecord, storage: Storage, *, seconds: float) -> dict[str, Any]:
     """What the demo prints as JSON, all of it from the job's record."""
     result = job.result or {}
-    missing = [name for name in (*REPORTED, "student", "grid") if result.get(name) is None]
+    reported = [*(metric.name for metric in task_of(job).metrics), *REPORTED]
+    missing = [name for name in (*reported, "student", "grid") if result.get(name) is None]
     if missing:
         fail(f"the job's result lacks {', '.join(missing)}")
     paths = {name: storage.local_path(str(result[name])) for name in ("student", "grid")}
@@ -90,7 +90,7 @@ def summarize(job: JobRecord, storage: Storage, *, seconds: float) -> dict[str, 
     return {
         "job": job.id,
         "seed": job.spec["seed"],
-        **{name: result[name] for name in REPORTED},
+        **{name: result[name] for name in reported},
         "kd_steps": result.get("kd_steps"),
         "seconds": round(seconds, 1),
         "student_path": str(paths["student"]),
@@ -98,14 +98,15 @@ def summarize(job: JobRecord, storage: Storage, *, seconds: float) -> dict[str, 
     }
 
 
-def outcome_table(outcome: dict[str, Any]) -> Table:
+def outcome_table(outcome: dict[str, Any], task: TaskDescription, name: ExampleName = "digits") -> Table:
     """The outcome for people."""
-    table = Table(show_header=False, title="digits, distilled without a digit", title_justify="left")
+    teacher, student = task.teacher_metric.name, task.headline_metric.name
+    table = Table(show_header=False, title=f"{name}, distilled without a digit", title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in (
-        ("teacher top-1, held-out digits", f"{outcome['teacher_top1']:.4f}"),
-        ("student top-1, held-out digits", f"[bold green]{outcome['student_top1']:.4f}[/]"),
+        (f"teacher {task.headline}, held-out {name}", f"{outcome[teacher]:.4f}"),
+        (f"student {task.headline}, held-out {name}", f"[bold green]{outcome[student]:.4f}[/]"),
         ("agreement", f"{outcome['agreement']:.4f}"),
         ("images made", f"{outcome['images']:,}"),
         ("synthesis", f"{outcome['synthesis_images_per_second']:,.1f} images/s"),

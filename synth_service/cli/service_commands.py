@@ -26,6 +26,7 @@ from synth_service.cli.options import (
 from synth_service.cli.outcomes import ExitCode, connected, fail, messages, output, print_json, show
 from synth_service.cli.tables import models_table, workers_table
 from synth_service.client.connection import DEFAULT_URL
+from synth_service.digits_example import ExampleName
 
 
 def up(
@@ -59,11 +60,14 @@ def demo(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the job (default: that of its file).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
     storage: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("dfkd-demo"),
+    example: Annotated[
+        ExampleName, typer.Option(help="`digits` classifies images, `scenes` labels every pixel.")
+    ] = "digits",
 ) -> None:
     """Distil a network that reads digits, without a digit: the whole service, started, used and stopped."""
     from synth_service.cli.demo import run_demo
 
-    run_demo(storage=storage, seed=seed, as_json=as_json)
+    run_demo(storage=storage, seed=seed, as_json=as_json, name=example)
 
 
 def init(

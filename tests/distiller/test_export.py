@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from distiller import export as module
-from distiller.export import NotExportable, described, export
+from distiller.export import LogitsAlone, NotExportable, described, export
 from shared.networks.building import build_network
-from shared.specs import InputSpec, NetworkSpec
+from shared.specs import ExportFormat, InputSpec, NetworkSpec
 from tests.specs import small_job
 
 INPUT = InputSpec(channels=1, height=16, width=16)
@@ -100,3 +100,37 @@ def test_the_metadata_says_how_to_feed_it() -> None:
     told = described(small_job())
     assert (told["arch"], told["num_classes"], told["kwargs"]) == ("resnet8", "10", "{}")
     assert json.loads(told["input"])["height"] == 16
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
+@pytest.mark.parametrize("format", ["torchscript", "torch-export", "onnx"])
+def test_a_segmentation_network_takes_other_sizes_in_every_format(tmp_path: Path, format: ExportFormat) -> None:
+    network = LogitsAlone(
+        build_network(
+            NetworkSpec(arch="deeplab", kwargs={"width": 4}), num_classes=5, task="semantic-segmentation", input=INPUT
+        )
+    ).eval()
+    path = tmp_path / "student"
+    export(network, path, format, INPUT, {}, free_size=True)
+    images = torch.rand(1, 1, 40, 28)
+    expected = logits_of(network, images)
+    assert expected.shape == (1, 5, 40, 28)
+    if format == "onnx":
+        from onnx.reference import ReferenceEvaluator
+
+        (found,) = ReferenceEvaluator(str(path)).run(None, {"images": images.numpy()})
+        logits = torch.from_numpy(found)
+    elif format == "torchscript":
+        logits = logits_of(torch.jit.load(path), images)
+    else:
+        logits = logits_of(torch.export.load(io.BytesIO(path.read_bytes())).module(), images)
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_what_a_network_returns_beside_its_logits_is_left_out() -> None:
+    class Dictionary(nn.Module):
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            return {"out": images, "aux": images * 2}
+
+    images = torch.rand(2, 1, 4, 4)
+    assert torch.equal(LogitsAlone(Dictionary())(images), images)

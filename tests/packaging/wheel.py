@@ -19,7 +19,12 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 IN_SDIST: Final = ("tests/test_house.py", "docs/job-file.md", "examples/digits/job.yaml", "CHANGELOG.md", "setup.py")
-IN_WHEEL: Final = ("synth_service/digits/teacher.safetensors", "synth_service/py.typed", "shared/py.typed")
+IN_WHEEL: Final = (
+    "synth_service/digits/teacher.safetensors",
+    "synth_service/scenes/teacher.safetensors",
+    "synth_service/py.typed",
+    "shared/py.typed",
+)
 
 
 def main() -> int:

@@ -168,7 +168,8 @@ from synth_service.inversion import Setup, build_inverter
 
 task = build_task("toy-parity", 4)
 teacher, student = (
-    build_network(each, num_classes=4, task="toy-parity", input=job.teacher.input) for each in (job.teacher, job.student)
+    build_network(each, num_classes=4, task="toy-parity", input=job.teacher.input)
+    for each in (job.teacher, job.student)
 )
 inverter = build_inverter(job.synthesis, Setup(teacher, task, job.teacher.input, seed=0, device=torch.device("cpu")))
 batch = inverter.invert(task.targets(0, 8))

@@ -22,5 +22,7 @@ assert network(torch.randn(2, 1, 50, 37)).shape == (2, 11, 50, 37)
 @pytest.mark.parametrize("width", [4, 8])
 def test_training_steps_leave_memory_whole(width: int) -> None:
     """In a process of its own: what went wrong here (see ``Shortcut``) ended the process."""
-    done = subprocess.run([sys.executable, "-c", TRAIN.format(width=width)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN.format(width=width)], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr

@@ -12,9 +12,10 @@ import typer
 from shared.jobs import JobRecord, Stages, State
 from shared.specs import JobSpec
 from shared.storage import Storage
+from shared.tasks import describe_task
 from synth_service.cli.demo import outcome_table, run_demo, summarize
 from synth_service.cli.job_file import load_job_file
-from synth_service.digits_example import example_folder, put_inputs
+from synth_service.digits_example import ExampleName, example_folder, put_inputs
 from tests.synth_service.api_process import clean_environment
 
 RESULT = {
@@ -52,8 +53,11 @@ def filled(storage: Storage) -> Storage:
     return storage
 
 
-def test_the_example_is_a_valid_job_and_its_files_are_copied_to_where_it_looks(storage: Storage) -> None:
-    example = example_folder()
+@pytest.mark.parametrize("name", ["digits", "scenes"])
+def test_the_example_is_a_valid_job_and_its_files_are_copied_to_where_it_looks(
+    storage: Storage, name: ExampleName
+) -> None:
+    example = example_folder(name)
     assert example is not None
     spec = load_job_file(str(example / "job.yaml"), ["seed=4"])
     job = JobSpec.model_validate(spec)
@@ -81,7 +85,7 @@ def test_every_reported_number_is_the_jobs_own(filled: Storage) -> None:
         path = Path(outcome[f"{name}_path"])
         assert path.is_absolute()
         assert path.read_bytes() == b"content"
-    assert outcome_table(outcome).row_count == 9
+    assert outcome_table(outcome, describe_task("classification")).row_count == 9
 
 
 @pytest.mark.parametrize("missing", ["student_top1", "agreement", "kd_steps_per_second", "grid"])
@@ -104,7 +108,7 @@ def test_without_the_example_there_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("synth_service.cli.demo.example_folder", lambda: None)
+    monkeypatch.setattr("synth_service.cli.demo.example_folder", lambda _: None)
     with pytest.raises(typer.Exit) as ending:
         run_demo(storage=tmp_path / "demo", seed=None, as_json=False)
     assert ending.value.exit_code == 2
