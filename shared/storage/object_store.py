@@ -77,7 +77,7 @@ class ObjectStore:
     def move(self, source: str, name: str) -> None:
         """Copies the object inside of the store, then removes it under its old name."""
         try:
-            self._files.copy(self._of(source), self._of(name))
+            self._files.cp_file(self._of(source), self._of(name))  # ``copy`` looks whether the target is a folder
         except FileNotFoundError:
             self._info(name)  # copied by a first try, which failed right after
         else:

@@ -192,7 +192,13 @@ class Storage:
         On object storage the copy appears first, and the old name goes after it.
         """
         check_name(source)
-        self._read(name, lambda: self._files.move(source, name))
+
+        def confirmed() -> None:
+            if isinstance(self._files, LocalFiles):
+                self.confirm()  # before a folder is made for it; see ``_write``
+            self._files.move(source, name)
+
+        self._read(name, confirmed)
 
     def delete(self, name: str) -> None:
         """Remove a file; no error when it is gone already, so that a repeated clean-up succeeds."""

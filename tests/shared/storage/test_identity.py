@@ -50,6 +50,8 @@ def test_a_file_is_not_missing_in_another_root(broker: Broker, root: Path, tmp_p
             use("teacher.pt")
     with pytest.raises(StorageUnavailable):
         storage.put_bytes(b"x", "jobs/a")
+    with pytest.raises(StorageUnavailable):
+        storage.move("teacher.pt", "jobs/a/teacher.pt")
     for in_empty_root in (False, True):
         with pytest.raises(StorageUnavailable):
             own.establish(in_empty_root=in_empty_root)
