@@ -31,7 +31,7 @@ class JobEstimate(BaseModel):
     bytes: int | None = Field(description="Room for the shard files, rounded up. Null with `shards`.")
     kd_steps: int | None = Field(description="Distillation steps. Null without distillation.")
     kd_images: int | None = Field(description="Images that these steps see, repeats included.")
-    pool_bytes: int | None = Field(description="Most memory of the distiller's image pool.")
+    pool_bytes: int | None = Field(description="Most room of the distiller's image pool, in memory and on disk.")
     workers: int = Field(description="Synthesis workers that the job can keep busy.")
 
 
