@@ -33,6 +33,10 @@ LEASE_SECONDS = 15.0
 """The default, as is everything else: attempts, damaged shards."""
 
 STORAGE_MEGABYTES = 512
+
+START_SECONDS = 10.0
+"""What a worker takes to import everything, on a machine that has nothing else to do."""
+
 MODULES = {
     "api": "synth_service.api",
     "synthesis-1": "synth_service.worker",
@@ -63,6 +67,9 @@ class Cluster:
         self._resting: set[str] = set()
         self._stopping: dict[int, float] = {}
         self._ended: set[int] = set()
+        self._started_at: dict[str, float] = {}
+        self._young: set[int] = set()
+        """Processes that were told to end while they were starting."""
         self.disk = folder / "disk"
         self.disk.mkdir(parents=True)
         self.has_own_disk = self._mount()
@@ -143,12 +150,14 @@ class Cluster:
     def _note_exit(self, name: str, process: subprocess.Popen[bytes]) -> None:
         if self._stopping.pop(process.pid, None) is not None:
             code = process.returncode
-            if code != 0 and not (name == "api" and code == -signal.SIGTERM):
+            # The API's server ends by the signal; so does a worker that is still importing, and has no task yet.
+            if code != 0 and not (code == -signal.SIGTERM and (name == "api" or process.pid in self._young)):
                 self.exit_problems.append(f"{name} ended with {code} after SIGTERM")
         elif process.returncode not in (0, -signal.SIGKILL) and name != "server":
             self.exit_problems.append(f"{name} ended with {process.returncode} by itself")
 
     def _start(self, name: str) -> None:
+        self._started_at[name] = time.monotonic()
         if name == "server":
             self.processes[name] = self._run_server(self.server_folder, self.server_port)
         else:
@@ -172,6 +181,8 @@ class Cluster:
         process = self.processes[name]
         if number == signal.SIGTERM and process.poll() is None:
             self._stopping[process.pid] = time.monotonic() + 10 * slowness()
+            if time.monotonic() - self._started_at[name] < START_SECONDS * slowness():
+                self._young.add(process.pid)
         process.send_signal(number)
 
     def rest(self, name: str) -> None:
