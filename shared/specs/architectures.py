@@ -54,6 +54,15 @@ def _resnet_cifar(name: str, depth: int, *widths: int) -> tuple[str, Architectur
     )
 
 
+def _resnet_cifar_a(depth: int) -> tuple[str, Architecture]:
+    return f"resnet{depth}_cifar_a", Architecture(
+        "shared.networks.definitions.resnet_cifar:PlainShortcutResNet",
+        "resnet_cifar_a",
+        f"ResNet-{depth} for CIFAR with shortcuts without weights (option A)",
+        {"depth": depth},
+    )
+
+
 def _vgg(layers: int, *convolutions: int) -> tuple[str, Architecture]:
     return f"vgg{layers}", Architecture(
         "shared.networks.definitions.vgg:VGG",
@@ -105,6 +114,11 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
             _resnet_cifar("resnet110", 110, 16, 16, 32, 64),
             _resnet_cifar("resnet8x4", 8, 32, 64, 128, 256),
             _resnet_cifar("resnet32x4", 32, 32, 64, 128, 256),
+            _resnet_cifar_a(20),
+            _resnet_cifar_a(32),
+            _resnet_cifar_a(44),
+            _resnet_cifar_a(56),
+            _resnet_cifar_a(110),
             (
                 "resnet_cifar",
                 Architecture(

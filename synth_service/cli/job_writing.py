@@ -73,7 +73,7 @@ def _text(teacher: Teacher, name: str, checkpoint: str) -> str:
     bn = (
         ""
         if teacher.has_batch_norm or matches_attention(teacher)
-        else "  # The teacher has no BatchNorm statistics to match; expect poorer images.\n  bn: 0\n"
+        else "  # The teacher has no BatchNorm statistics to match; expect poorer images.\n"
     )
     presets = (
         "A vision transformer has no BatchNorm statistics: psaq-vit matches how its patches resemble each other."

@@ -38,10 +38,24 @@ NORMALIZATIONS: Final[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = 
 SIZES: Final = {"mnist": "28", "cifar10": "32", "cifar100": "32", "imagenet": "224"}
 """Image sizes that go with them."""
 
-SMALLER: Final = {"wide_resnet": "wrn16_1", "resnet": "resnet18", "resnet_cifar": "resnet8", "vgg": "vgg8"}
+SMALLER: Final = {
+    "wide_resnet": "wrn16_1",
+    "resnet": "resnet18",
+    "resnet_cifar": "resnet8",
+    "resnet_cifar_a": "resnet8",
+    "vgg": "vgg8",
+}
 """A student of each family."""
 
-ANY_SMALL: Final = "resnet18"
+ANY_SMALL: Final = "wrn16_1"
+"""For small images of a network that is not ours."""
+
+ANY_FOR_PHOTOS: Final = "torchvision:mobilenet_v3_small"
+"""Costs 1.5 % of a torchvision ResNet-50; the stems for small images would cost more than most teachers."""
+
+SMALLEST_FOR_PHOTOS: Final = "torchvision:shufflenet_v2_x0_5"
+SMALL_FOR_PHOTOS: Final = ("mobilenet_v3_small", "mobilenetv3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "squeezenet")
+"""Teachers that are no larger than the usual student."""
 
 ARCH_FORMS: Final = (
     "a name such as resnet18, torchvision:mobilenet_v3_small, timm:deit_tiny_patch16_224, or package.module:factory "
@@ -154,7 +168,7 @@ def describe_teacher(checkpoint: Path, given: Answers, *, ask: bool) -> Teacher:
         known=f"{_listed(told.input.mean)}/{_listed(told.input.std)}" if told.input else None,
         guess=("imagenet" if height >= LARGE_IMAGE else "cifar10") if channels == 3 else "half",
     )
-    student = facts.find("student (arch)", "--student", _arch, given=given.student, guess=smaller(arch))
+    student = facts.find("student (arch)", "--student", _arch, given=given.student, guess=smaller(arch, height))
     if facts.known:
         messages.print(f"[dim]the file tells: {escape(', '.join(facts.known))}[/]")
     return Teacher(
@@ -203,9 +217,11 @@ def inspected(checkpoint: Path) -> CheckpointContent:
         fail(f"{checkpoint}: is no checkpoint: {error}", ExitCode.USAGE)
 
 
-def smaller(arch: str) -> str:
-    """A student to propose for a teacher."""
+def smaller(arch: str, height: int) -> str:
+    """A student to propose for a teacher of images of this height: one that costs less than the teacher."""
     known = ARCHITECTURES.get(arch)
+    if height >= LARGE_IMAGE:
+        return SMALLEST_FOR_PHOTOS if arch.partition(":")[2].startswith(SMALL_FOR_PHOTOS) else ANY_FOR_PHOTOS
     return SMALLER[known.family] if known else ANY_SMALL
 
 

@@ -38,7 +38,7 @@ def test_what_stands_before_every_name_is_no_hindrance(prefix: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torch", "data-parallel"])
-@pytest.mark.parametrize("arch", ["resnet20", "wrn16_2", "vgg8", "torchvision:resnet18"])
+@pytest.mark.parametrize("arch", ["resnet20", "resnet20_cifar_a", "wrn16_2", "vgg8", "torchvision:resnet18"])
 def test_a_network_is_recognised_whatever_its_classes_and_channels(tmp_path: Path, arch: str, form: str) -> None:
     channels, size = (3, 64) if ":" in arch else (2, 32)
     spec, input = NetworkSpec(arch=arch), InputSpec(channels=channels, height=size, width=size)

@@ -12,6 +12,7 @@ from shared.networks.building import build_network
 from shared.networks.weights import save_checkpoint
 from shared.specs import InputSpec, JobSpec, NetworkSpec
 from synth_service.cli.job_file import load_job_file
+from synth_service.cli.teacher_questions import smaller
 from tests.specs import small_job
 from tests.synth_service.cli.conftest import dfkd
 
@@ -93,7 +94,7 @@ def test_an_unknown_network_is_asked_for(tmp_path: Path, target: Path) -> None:
     job = JobSpec.model_validate(load_job_file(str(target)))
     assert (job.teacher.arch, job.teacher.num_classes) == ("mypackage.nets:build", 5)
     assert job.synthesis is not None
-    assert job.synthesis.bn == 0  # no BatchNorm in it
+    assert "no BatchNorm statistics" in target.read_text()
 
 
 def test_a_checkpoint_in_the_storage_is_named_from_its_root(
@@ -202,3 +203,18 @@ def test_a_vision_transformer_gets_what_it_can_be_inverted_by(tmp_path: Path, ta
     assert job.synthesis is not None
     assert (job.synthesis.preset, job.synthesis.attention, job.synthesis.bn) == ("psaq-vit", 1.0, 0.0)
     assert "psaq-vit matches how its patches resemble each other" in target.read_text()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "height", "student"),
+    [
+        ("resnet20_cifar_a", 32, "resnet8"),
+        ("wrn40_2", 32, "wrn16_1"),
+        ("mypackage.nets:build", 32, "wrn16_1"),
+        ("torchvision:resnet50", 224, "torchvision:mobilenet_v3_small"),
+        ("torchvision:mobilenet_v3_large", 224, "torchvision:mobilenet_v3_small"),
+        ("torchvision:mobilenet_v3_small", 224, "torchvision:shufflenet_v2_x0_5"),
+    ],
+)
+def test_the_proposed_student_costs_less_than_the_teacher(teacher: str, height: int, student: str) -> None:
+    assert smaller(teacher, height) == student
