@@ -18,17 +18,20 @@ from numpy.typing import NDArray
 
 from distiller.evaluation import Evaluator
 from distiller.export import export_student
+from distiller.held_back import HeldBack
 from distiller.pacing import pacing_of
 from distiller.publisher import Publisher
 from distiller.ranks import Ranks, RanksLost
 from distiller.replica import Replica
 from distiller.sources import ExistingDataset, JobShards, dataset_paths
 from shared.broker.connection import BLOCK_SECONDS
+from shared.errors import UserError
 from shared.events import EventType
 from shared.jobs import Measurement
 from shared.networks.devices import choose_device
 from shared.shards.reader import iter_samples
 from shared.tasks.base import Evaluation
+from shared.tasks.quality import Quality, Verdict, judge, measures_of_job
 from shared.worker.completion import finish
 from shared.worker.models import Models
 from shared.worker.turn import Turn, TurnYielded, WorkerStopping
@@ -41,6 +44,12 @@ BURST_STEPS = 16
 
 METRICS_SECONDS = 1.0
 CHECKPOINT_SECONDS = 20.0
+
+QUALITY_MEASUREMENTS = 16
+"""How often the images held back are looked at, evenly over the steps."""
+
+CHARTED = ("held_back_agreement", "held_back_confidence", "class_entropy", "diversity")
+"""The measures that are told over time."""
 
 YIELD_SECONDS = 30.0
 """How long the distiller waits for images before another task gets the worker, whose pool has to be filled again."""
@@ -99,6 +108,9 @@ class Distillation:
         )
         self._trainer, self._pool = self._replica.trainer, self._replica.pool
         self._evaluator = self._build_evaluator()
+        self._held_back = HeldBack(self._task, spec.teacher.input, device)
+        self._is_poor = False
+        self._quality_every = max(BURST_STEPS, self._steps // QUALITY_MEASUREMENTS)
         self._source = JobShards(turn) if spec.shards is None else ExistingDataset(turn, spec.shards)
         self._initial_images = 0
         self._seconds = 0.0
@@ -123,7 +135,7 @@ class Distillation:
         return self._replica.evaluator
 
     def _fill_pool(self, images: NDArray[np.uint8]) -> None:
-        self._replica.add(images, self._turn.persist)
+        self._replica.add(self._held_back.take(images), self._turn.persist)
 
     def close(self) -> None:
         """Gives up what the attempt holds outside of memory."""
@@ -151,7 +163,7 @@ class Distillation:
     @property
     def _images_taken(self) -> int:
         """Of the source: what the pacing goes by, and the synthesis."""
-        return self._pool.images_seen - self._initial_images
+        return self._held_back.arrived - self._initial_images
 
     def _catch_up(self) -> None:
         """Does the steps that the images so far ask for, then lets synthesis have the student that came of it."""
@@ -185,7 +197,7 @@ class Distillation:
         if pattern is not None:
             for images in ExistingDataset(self._turn, pattern, "initial_shards").take(block_seconds=0):
                 self._fill_pool(images)
-            self._initial_images = self._pool.images_seen
+            self._initial_images = self._held_back.arrived
 
     def _tell_consumed(self) -> None:
         """Lets synthesis go on. Also told when nothing is new, since a crashed server may have forgotten the last."""
@@ -194,7 +206,7 @@ class Distillation:
     def _burst(self, goal: int) -> None:
         """A few steps, then whatever is due after the last of them."""
         started = time.perf_counter()
-        every = [self._spec.snapshot_every_steps] + (
+        every = [self._spec.snapshot_every_steps, self._quality_every] + (
             [self._turn.spec.evaluation.every_steps] if self._turn.spec.evaluation else []
         )
         step = self._trainer.step_count
@@ -210,8 +222,32 @@ class Distillation:
             self._publisher.snapshot(self._student, last)
         if self._turn.spec.evaluation and last % self._turn.spec.evaluation.every_steps == 0:
             self._measure()
+        if last % self._quality_every == 0 and last < self._steps:
+            self._judge(is_final=False)
 
     # -- measuring ---------------------------------------------------------------------
+
+    def _judge(self, *, is_final: bool) -> Quality:
+        """Looks at the images held back, and says what is to be expected.
+
+        Raises:
+            UserError: ``poor_quality``, where the job is to stop then.
+        """
+        step = self._trainer.step_count
+        measures = self._held_back.measure(self._student, self._trainer.teacher)
+        told = {name: measures[name] for name in CHARTED if name in measures}
+        if is_final:
+            rows = self._turn.broker.reports.metrics(self._turn.attempt.job_id)
+            measures = measures_of_job(self._turn.spec, rows) | measures
+        quality = judge(measures, is_final=is_final)
+        is_news = quality.verdict is Verdict.POOR and not self._is_poor
+        self._is_poor = quality.verdict is Verdict.POOR
+        event = EventType.QUALITY_POOR if is_news else None
+        about = {"step": step, "reason": quality.reason}
+        self._turn.report(event, about, quality=quality, step=step, metrics=told)
+        if quality.verdict is Verdict.POOR and self._turn.spec.on_poor == "stop":
+            raise UserError("poor_quality", f"{quality.reason} {quality.remedy}")
+        return quality
 
     def _measure(self) -> Evaluation | None:
         """Measures the student on the evaluation set, once for each step."""
@@ -237,7 +273,7 @@ class Distillation:
     def save_checkpoint(self) -> None:
         """Leaves everything that a successor needs."""
         state = self._replica.state_dict() | {"source": self._source.state(), "seconds": self._seconds}
-        self._publisher.checkpoint(state, step=self._trainer.step_count, images_seen=self._pool.images_seen)
+        self._publisher.checkpoint(state, step=self._trainer.step_count, images_seen=self._held_back.arrived)
         self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
 
     def resume(self) -> None:
@@ -276,6 +312,7 @@ class Distillation:
         if found is not None and self._evaluator is not None:
             measured |= found.metrics | found.details
             measured["evaluation_images"] = self._evaluator.images
+        measured["quality"] = self._judge(is_final=True).model_dump(mode="json")
         measured |= export_student(turn, self._student)
         if finish(turn, measured):
             return True

@@ -122,6 +122,9 @@ class Trainer:
             self._optimizer.zero_grad(set_to_none=True)
             loss = self._compare(images, len(batch))
             self._scaler.scale(loss).backward()
+            if self.spec.max_gradient_norm is not None:
+                self._scaler.unscale_(self._optimizer)
+                nn.utils.clip_grad_norm_(self.student.parameters(), self.spec.max_gradient_norm)
             self._scaler.step(self._optimizer)
             self._scaler.update()
         (self._loss_sum if self.ranks.count == 1 else self._own_loss_sum).add_(loss.detach())
@@ -248,7 +251,7 @@ def learning_rate_at(step: int, spec: DistillationSpec, steps: int) -> float:
         step: from 0; the number of steps already made.
         steps: in all.
     """
-    warmup = spec.learning_rate_warmup_steps
+    warmup = spec.warmup_steps_of(steps)
     if step < warmup:
         return spec.learning_rate * (step + 1) / warmup
     remaining = (1 + math.cos(math.pi * min((step - warmup) / max(steps - warmup, 1), 1))) / 2

@@ -36,3 +36,5 @@ class EventType(StrEnum):
     STUDENT_EXPORTED = "student_exported"
     STUDENT_NOT_EXPORTED = "student_not_exported"
     EVALUATED = "evaluated"
+    QUALITY_POOR = "quality_poor"
+    """Images or student turned out to be poor, told once by an attempt."""

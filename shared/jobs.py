@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, Field, JsonValue, model_validator
 
 from shared.specs import JobSpec
+from shared.tasks.quality import Quality
 
 
 class State(StrEnum):
@@ -171,6 +172,7 @@ class JobRecord(BaseModel):
     retries: int = Field(0, description="Times that it was retried after it had failed or been cancelled.")
     stages: Stages
     measurement: Measurement | None = Field(None, description="The newest, where the job has an evaluation set.")
+    quality: Quality | None = Field(None, description="Whether images and student are any good, as far as is known.")
     error: JobError | None = None
     result: dict[str, JsonValue] | None = Field(None, description="Of a succeeded job: what was made and how well.")
     spec: dict[str, JsonValue] = Field(description="The resolved job specification.")
@@ -242,6 +244,7 @@ def record_from_fields(fields: Mapping[str, str]) -> JobRecord:
         retries=int(fields.get("retries", 0)),
         stages=stages,
         measurement=_json(fields.get("measurement")),
+        quality=(_json(fields.get("result")) or {}).get("quality") or _json(fields.get("quality")),
         error=_json(fields.get("error")),
         result=_json(fields.get("result")),
         spec=json.loads(fields["spec"]),

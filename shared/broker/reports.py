@@ -21,6 +21,7 @@ from shared.broker.keys import Key
 from shared.broker.scripts import job_script
 from shared.events import EventType
 from shared.jobs import Event, JobError, Measurement
+from shared.tasks.quality import Quality
 
 BLOCK_ROWS = 64
 
@@ -44,6 +45,7 @@ if string.find(lately, report_id, 1, true) then return 'ok' end
 set(task .. ':reports', string.sub(report_id .. lately, 1, {REPORTS_REMEMBERED} * #report_id))
 if event_type then event(event_type, task, event_data) end
 if measurement then set('measurement', measurement) end
+if quality then set('quality', quality) end
 if not values then return 'ok' end
 local time = now()
 local id = redis.call('XADD', metrics, 'MAXLEN', '~', {keys.METRICS_KEPT}, '*', 'task', task, 'at', time,
@@ -83,6 +85,7 @@ def _report(
     event_type: str | None,
     event_data: str,
     measurement: str | None,
+    quality: str | None,
     step: int,
     values: str | None,
 ) -> str: ...
@@ -117,10 +120,11 @@ class Reports:
         data: Mapping[str, Any] | None = None,
         *,
         measurement: Measurement | None = None,
+        quality: Quality | None = None,
         step: int = 0,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Adds an event, a measurement and values for charts, whichever are given, in one round trip."""
+        """Adds an event, a measurement, a verdict and values for charts, whichever are given, in one round trip."""
         job_id = attempt.job_id
         answer = _report(
             self._redis,
@@ -132,6 +136,7 @@ class Reports:
             event_type=event,
             event_data=json.dumps(dict(data or {})),
             measurement=measurement.model_dump_json() if measurement else None,
+            quality=quality.model_dump_json() if quality else None,
             step=step,
             values=json.dumps(dict(metrics)) if metrics else None,
         )

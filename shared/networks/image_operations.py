@@ -3,7 +3,7 @@
 Pixels are floats in [0, 1]; only a network sees normalized values, through :class:`Normalization`. Random
 changes are drawn per image but applied to the batch at once by one gather or one resampling, so that
 they cost the same few kernel launches for any batch size, run where the images are, need no copy to the
-host and pass gradients. Padding is black, since it is added to pixels and not to normalized values.
+host and pass gradients. Padding is added to pixels and not to normalized values, so that black is black.
 
 Image *files* are the business of ``shared.shards.image_codec``.
 """
@@ -57,7 +57,7 @@ class Normalization(nn.Module):
 class BatchAugmentation:
     """The random changes of an ``AugmentationSpec``, drawn anew per image.
 
-    Either a crop after zero padding or, with ``resized_crop_scale``, a bilinear resized crop whose share of
+    Either a crop after padding or, with ``resized_crop_scale``, a bilinear resized crop whose share of
     the area is uniform in [scale, 1] and whose aspect changes by up to 4/3; then a mirroring of half of the
     images. Differentiable in the images. Bytes may be augmented before they become floats, which moves a
     quarter of the memory; a resized crop of bytes is rounded to bytes again.
@@ -74,7 +74,8 @@ class BatchAugmentation:
         self.size = size
         self.flip = spec.horizontal_flip
         self.scale = spec.resized_crop_scale
-        self.padding = 0 if self.scale is not None else spec.crop_padding
+        self.padding = 0 if self.scale is not None else spec.padding_of(*size)
+        self.repeats_edge = spec.padding == "edge"
         if self.padding > min(size):
             raise ValueError(
                 f"augmentation.crop_padding is {self.padding} but the images are {size[0]}×{size[1]}: "
@@ -118,7 +119,7 @@ class BatchAugmentation:
         """
         count, channels, height, width = images.shape
         padding, offsets = self.padding, 2 * self.padding + 1
-        padded = F.pad(images, (padding,) * 4) if padding else images
+        padded = self._padded(images) if padding else images
         # The float product may round up to `offsets` itself.
         top = (vertical * offsets).long().clamp_(max=offsets - 1)
         left = (horizontal * offsets).long().clamp_(max=offsets - 1)
@@ -128,6 +129,17 @@ class BatchAugmentation:
         source = row[:, :, None] * (width + 2 * padding) + column[:, None, :]  # (N, H, W)
         source = source.view(count, 1, -1).expand(count, channels, -1)
         return padded.flatten(2).gather(2, source).view(count, channels, height, width)
+
+    def _padded(self, images: Tensor) -> Tensor:
+        """With black, or with the outermost pixels: copies of slices, whose gradient is a sum in a fixed order."""
+        if not self.repeats_edge:
+            return F.pad(images, (self.padding,) * 4)
+        for side in (2, 3):
+            first, last = images.narrow(side, 0, 1), images.narrow(side, images.shape[side] - 1, 1)
+            shape = [-1] * 4
+            shape[side] = self.padding
+            images = torch.cat([first.expand(shape), images, last.expand(shape)], side)
+        return images
 
     @staticmethod
     def _resized_crop(

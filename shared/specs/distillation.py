@@ -18,6 +18,8 @@ else:
 
 ExportFormat = Literal["torchscript", "torch-export", "onnx"]
 
+WARMUP_SHARE = 20
+
 ADAMW_DEFAULTS = {"learning_rate": 1e-3, "final_learning_rate": 0.0, "weight_decay": 0.01}
 """As SRe2L trains on its images. SGD's step size would be two hundred times too large."""
 
@@ -51,17 +53,27 @@ class DistillationSpec(Spec):
         "sgd",
         description="`adamw` has defaults of its own: learning_rate 0.001, final_learning_rate 0, weight_decay 0.01.",
     )
-    learning_rate: float = Field(0.2, gt=0, le=100, description="Step size at the start; falls along a cosine.")
-    final_learning_rate: float = Field(2e-4, ge=0, le=100, description="Step size at the end.")
-    learning_rate_warmup_steps: int = Field(
-        0, ge=0, le=100_000_000, description="Steps over which the step size first rises from zero, along a line."
+    learning_rate: float = Field(0.1, gt=0, le=100, description="Largest step size; falls along a cosine.")
+    final_learning_rate: float = Field(1e-4, ge=0, le=100, description="Step size at the end.")
+    learning_rate_warmup_steps: int | None = Field(
+        None,
+        ge=0,
+        le=100_000_000,
+        description="Steps over which the step size first rises from zero, along a line. Unset: a twentieth of all.",
+    )
+    max_gradient_norm: float | None = Field(
+        5.0,
+        gt=0,
+        le=1e6,
+        description="Gradients longer than this, over all weights, are shortened to it. Without it a student without "
+        "BatchNorm, or whose teacher's logits are large, diverges. Null: never.",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="Of the optimizer.")
     loss: KDLossName = Field(
         "kl", description="`kl`: KL(teacher ‖ student) at the temperature, times its square; `l1`: distance of logits."
     )
-    temperature: float = Field(20.0, gt=0, le=1000, description="Softens both distributions before they are compared.")
+    temperature: float = Field(4.0, gt=0, le=1000, description="Softens both distributions before they are compared.")
     pool_capacity: int = Field(
         1_000_000,
         ge=2,
@@ -94,6 +106,11 @@ class DistillationSpec(Spec):
         if not isinstance(data, dict) or data.get("optimizer") != "adamw":
             return data
         return {**ADAMW_DEFAULTS, **data}
+
+    def warmup_steps_of(self, steps: int) -> int:
+        """Steps over which the step size rises, of so many in all."""
+        warmup = self.learning_rate_warmup_steps
+        return steps // WARMUP_SHARE if warmup is None else warmup
 
     @model_validator(mode="after")
     def _learning_rate_falls(self) -> Self:

@@ -8,7 +8,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -52,6 +52,11 @@ class JobSpec(Spec):
     )
     distillation: DistillationSpec | None = Field(default_factory=DistillationSpec)
     evaluation: EvaluationSpec | None = None
+    on_poor: Literal["warn", "stop"] = Field(
+        "warn",
+        description="What happens when images or student turn out to be poor, judged without labels. `warn`: the job "
+        "goes on, and says so. `stop`: it fails with `poor_quality`, as soon as that is certain.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -75,8 +80,13 @@ class JobSpec(Spec):
         smallest = min(self.teacher.input.height, self.teacher.input.width)
         for name, part in (("synthesis", self.synthesis), ("distillation", self.distillation)):
             augmentation = getattr(part, "augmentation", None)
-            if augmentation is not None and augmentation.crop_padding > smallest:
+            if part is None or augmentation is None:
+                continue
+            padding = augmentation.padding_of(self.teacher.input.height, self.teacher.input.width)
+            if padding > smallest:
                 raise invalid(f"{name}.augmentation.crop_padding", f"must not exceed the image size ({smallest})")
+            resolved = {"augmentation": augmentation.model_copy(update={"crop_padding": padding})}
+            object.__setattr__(self, name, part.model_copy(update=resolved))
         return self
 
     @model_validator(mode="after")
@@ -109,7 +119,7 @@ class JobSpec(Spec):
                 raise invalid("distillation.steps", "is required with `shards`")
             if distillation.warmup_batches is not None:
                 raise invalid("distillation.warmup_batches", "has no meaning with `shards`; leave it out")
-            return self
+            return self._with_distillation(distillation, steps=distillation.steps)
         batches = self.synthesis.total_batches
         warmup = distillation.warmup_batches
         if warmup is None:
@@ -120,9 +130,13 @@ class JobSpec(Spec):
         derived = after_warmup * distillation.steps_per_batch
         if distillation.pacing == "lockstep" and distillation.steps not in (None, derived):
             raise invalid("distillation.steps", f"follows from the batches in lockstep ({derived}); leave it out")
-        resolved = {"steps": distillation.steps or derived, "warmup_batches": warmup}
+        return self._with_distillation(distillation, steps=distillation.steps or derived, warmup_batches=warmup)
+
+    def _with_distillation(self, distillation: DistillationSpec, *, steps: int, **resolved: int) -> Self:
+        warmup_steps = distillation.warmup_steps_of(steps)
+        update = {"steps": steps, "learning_rate_warmup_steps": warmup_steps, **resolved}
         # The instance is frozen for everyone else; validation is where it comes to be.
-        object.__setattr__(self, "distillation", distillation.model_copy(update=resolved))
+        object.__setattr__(self, "distillation", distillation.model_copy(update=update))
         return self
 
 

@@ -1,8 +1,9 @@
-"""Named starting points for ``synthesis``: the settings of the paper, so that a job needs few fields.
+"""Named starting points for ``synthesis``, so that a job needs few fields.
 
-A preset fills fields that the client left out and never overrides one that was written. The per-teacher
-weights come from the CIFAR runs of Fang et al. (AAAI 2022); a teacher that is not listed gets the
-weights of ``wrn40_2``, the smallest of them.
+A preset fills fields that the client left out and never overrides one that was written. ``fast-N`` are ours and
+assume nothing of the teacher. ``paper-fast-N`` are the settings of Fang et al. (AAAI 2022), found for five CIFAR
+networks, with the per-teacher weights of their runs; a teacher that is not listed gets those of ``wrn40_2``, the
+smallest of them.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ PresetName = Literal[
     "fast-2",
     "fast-5",
     "fast-10",
+    "paper-fast-2",
+    "paper-fast-5",
+    "paper-fast-10",
     "fast-50-imagenet",
     "deepinversion-2k",
     "sre2l-4k",
@@ -25,14 +29,32 @@ PresetName = Literal[
 ]
 DEFAULT_PRESET: Final[PresetName] = "fast-5"
 
+_FAST: Final[Mapping[int, Mapping[str, Any]]] = {
+    2: {"method": "fast-meta", "steps": 2, "generator_learning_rate": 5e-3, "latent_learning_rate": 0.015},
+    5: {"method": "fast-meta", "steps": 5, "generator_learning_rate": 3e-3, "latent_learning_rate": 0.01},
+    10: {"method": "fast-meta", "steps": 10, "generator_learning_rate": 2e-3, "latent_learning_rate": 0.01},
+}
+_PAPER: Final[Mapping[str, Any]] = {
+    "bn": 10.0,
+    "bn_distance": "norm",
+    "bn_momentum": 0.9,
+    "match_targets": False,
+    "augmentation": {"crop_padding": 4, "padding": "black", "horizontal_flip": True},
+}
+
 PRESETS: Final[Mapping[PresetName, Mapping[str, Any]]] = {
-    "fast-2": {"method": "fast-meta", "steps": 2, "generator_learning_rate": 5e-3, "latent_learning_rate": 0.015},
-    "fast-5": {"method": "fast-meta", "steps": 5, "generator_learning_rate": 3e-3, "latent_learning_rate": 0.01},
-    "fast-10": {"method": "fast-meta", "steps": 10, "generator_learning_rate": 2e-3, "latent_learning_rate": 0.01},
+    "fast-2": _FAST[2],
+    "fast-5": _FAST[5],
+    "fast-10": _FAST[10],
+    "paper-fast-2": {**_FAST[2], **_PAPER},
+    "paper-fast-5": {**_FAST[5], **_PAPER},
+    "paper-fast-10": {**_FAST[10], **_PAPER},
     "fast-50-imagenet": {
         "method": "fast-meta",
         "steps": 50,
         "generator": "deep",
+        "bn_distance": "norm",
+        "bn_momentum": 0.9,
         "meta_gradient": "reptile",
         "generator_learning_rate": 2e-4,
         "latent_learning_rate": 0.01,
@@ -78,12 +100,26 @@ PRESETS: Final[Mapping[PresetName, Mapping[str, Any]]] = {
 }
 assert set(PRESETS) == set(get_args(PresetName))
 
+_PAPER_DISTILLATION: Final[Mapping[str, Any]] = {
+    "temperature": 20.0,
+    "learning_rate": 0.2,
+    "final_learning_rate": 2e-4,
+    "learning_rate_warmup_steps": 0,
+    "max_gradient_norm": None,
+    "augmentation": _PAPER["augmentation"],
+}
+
 PRESET_DISTILLATION: Final[Mapping[str, Mapping[str, Any] | None]] = {
+    "paper-fast-2": _PAPER_DISTILLATION,
+    "paper-fast-5": _PAPER_DISTILLATION,
+    "paper-fast-10": _PAPER_DISTILLATION,
     # The authors' logs: 4,000 batches of 100, and 100 steps for each.
     "fast-50-imagenet": {
         "temperature": 5.0,
         "learning_rate": 0.1,
         "final_learning_rate": 0.0,
+        "learning_rate_warmup_steps": 0,
+        "max_gradient_norm": None,
         "batch_size": 100,
         "steps_per_batch": 100,
     },
@@ -124,7 +160,7 @@ def fill_from_preset(synthesis: Mapping[str, Any], teacher_arch: object) -> dict
     if method != preset["method"] and not is_ablation:
         message = f"`{name}` holds settings of `{preset['method']}`, not of `{method}`; leave preset or method out"
         raise PydanticCustomError("invalid_field", "{message}", {"field": "synthesis.preset", "message": message})
-    if preset["method"] == "fast-meta" and "one_hot" not in preset:
+    if name.startswith("paper-"):
         preset |= TEACHER_WEIGHTS.get(str(teacher_arch), {})
     steps = written.get("steps")
     if isinstance(steps, int) and "warmup_steps" in preset:

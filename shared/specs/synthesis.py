@@ -110,8 +110,19 @@ class GeneratorSynthesis(SynthesisBase):
     )
     latent_dim: int = Field(256, ge=1, le=65_536, description="Length of a latent vector.")
     generator_width: int = Field(64, ge=1, le=4_096, description="Channels of the generator's last hidden layer.")
+    bn_distance: Literal["balanced", "norm"] = Field(
+        "balanced",
+        description="How far statistics are from the teacher's. `balanced`: the divergence between the normal "
+        "distributions that they stand for, mean over channels and layers, so that 1 is the same for any teacher; a "
+        "teacher without BatchNorm goes without the term. `norm`: the paper's sum over layers, whose weight has to be "
+        "found anew for each teacher.",
+    )
     bn_momentum: float = Field(
-        0.9, ge=0, lt=1, description="Share of the running average in the matched BatchNorm statistics."
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the running average over earlier rounds in the matched BatchNorm statistics; 0.9 in the "
+        "paper.",
     )
     match_targets: bool = Field(
         True,

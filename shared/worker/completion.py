@@ -16,6 +16,7 @@ from shared.shards.dataset_folder import remove_unlisted, write_dataset_card, wr
 from shared.shards.picture_grid import write_grid
 from shared.storage import job_paths
 from shared.tasks.labels import label_format
+from shared.tasks.quality import judge, measures_of_job
 from shared.worker.quarantine import verify_all
 from shared.worker.turn import Turn
 
@@ -68,6 +69,10 @@ def _complete_folder(turn: Turn, measured: dict[str, Any]) -> dict[str, Any]:
         write_index(storage, folder, manifests, name=turn.spec.name or job_id)
         write_dataset_card(storage, folder, manifests, turn.spec, grid=job_paths.grid(job_id).rpartition("/")[2])
     result |= measured
+    if "quality" not in result:
+        # Nobody trained on these images: what the synthesis reported is all there is to judge them by.
+        measures = measures_of_job(turn.spec, broker.reports.metrics(job_id))
+        result["quality"] = judge(measures, is_final=False).model_dump(mode="json")
     metrics = {"job": job_id, "result": result, "series": broker.reports.metrics(job_id)}
     storage.put_bytes(json.dumps(metrics, indent=1).encode(), job_paths.metrics(job_id))
     return result

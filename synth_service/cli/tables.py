@@ -11,6 +11,7 @@ from rich.table import Table
 from shared.errors import RETRY_HELPS
 from shared.jobs import Event, JobRecord, State
 from shared.tasks import task_of
+from shared.tasks.quality import Quality, Verdict
 from synth_service.client import Model, ValidatedJob, WorkerDetail
 from synth_service.client.progress import UNITS, accuracy, duration, rate_and_eta, stages
 
@@ -73,6 +74,8 @@ def job_table(job: JobRecord) -> Table:
         table.add_row(name, f"{done:,}/{total:,} {UNITS[name]} ({rate_and_eta(stage)}), attempt {stage.attempt}")
     if job.measurement:
         table.add_row(task_of(job).headline, f"{accuracy(job)}, agreement {job.measurement.agreement:.4f}")
+    if job.quality:
+        table.add_row("quality", verdict(job.quality))
     for key, value in job.metadata.items():
         table.add_row(f"metadata.{escape(key)}", escape(value))
     for name, result in (job.result or {}).items():
@@ -89,12 +92,21 @@ def summary(job: JobRecord) -> str:
         return f"[red]{job.id} failed[/]: {escape(job.error.code)}: {escape(job.error.message)}{remedy}"
     if job.state is not State.SUCCEEDED:
         return f"[yellow]{job.id} was {job.state}[/]; get what it has made with: dfkd fetch {job.id}"
-    parts = [f"[green]{job.id} succeeded[/]"]
+    is_poor = job.quality is not None and job.quality.verdict is Verdict.POOR
+    parts = [f"[{'yellow' if is_poor else 'green'}]{job.id} succeeded[/]"]
     if job.started_at and job.finished_at:
         parts.append(f"in {duration(job.finished_at - job.started_at)}")
     if job.measurement:
         parts.append(f"with {task_of(job).headline} {accuracy(job)}")
-    return " ".join(parts) + f"; get it with: dfkd fetch {job.id}"
+    told = "" if job.quality is None else f"\nquality: {verdict(job.quality)}"
+    return " ".join(parts) + f"; get it with: dfkd fetch {job.id}{told}"
+
+
+def verdict(quality: Quality) -> str:
+    """A verdict with its reason and remedy, as Rich markup."""
+    color = {Verdict.GOOD: "green", Verdict.DOUBTFUL: "yellow", Verdict.POOR: "red"}[quality.verdict]
+    words = " ".join(part for part in (quality.reason, quality.remedy) if part)
+    return f"[{color}]{quality.verdict}[/]. {escape(words)}"
 
 
 def event_line(event: Event) -> str:

@@ -26,6 +26,10 @@ from shared.errors import UserError
 PLAIN_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Layers whose evaluation is known exactly, so that it can be fused with the measurement."""
 
+SMALLEST_VARIANCE = 1e-3
+"""Share of its layer's mean variance that a channel's is taken to have at least: a channel that was constant in
+training must not outweigh all others for a little noise."""
+
 
 def layers_with_statistics(network: nn.Module) -> list[nn.Module]:
     """Every layer that keeps running statistics per channel: BatchNorm of any kind, frozen or not.
@@ -51,11 +55,20 @@ class BatchNormMatching:
         network: with at least one layer of ``layers_with_statistics``.
         momentum: μ; 0 compares the batch alone.
         layer_weights: a factor for each of these layers; None weighs all alike.
+        balanced: measure divergences instead of norms, see ``loss``.
     """
 
-    def __init__(self, network: nn.Module, momentum: float = 0.0, layer_weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        momentum: float = 0.0,
+        layer_weights: Sequence[float] | None = None,
+        *,
+        balanced: bool = False,
+    ) -> None:
         self.layers: list[Any] = layers_with_statistics(network)
         self.momentum = momentum
+        self.balanced = balanced
         if layer_weights is not None and len(layer_weights) != len(self.layers):
             raise ValueError(f"{len(layer_weights)} weights for {len(self.layers)} layers with statistics")
         self._layer_weights = layer_weights
@@ -96,7 +109,14 @@ class BatchNormMatching:
         return (activation, *inputs[1:])
 
     def loss(self) -> Tensor:
-        """Σ over layers of weight·(‖running_var - variance‖₂ + ‖running_mean - mean‖₂) for the last forward pass.
+        """How far the statistics of the last forward pass are from those of the network.
+
+        As published: Σ over layers of weight·(‖running_var - variance‖₂ + ‖running_mean - mean‖₂). Its size is that of
+        the activations, which differ a thousandfold from network to network and from layer to layer.
+
+        Balanced: KL(batch ‖ training) of the normal distributions that a channel's statistics stand for, in nats, mean
+        over channels, then over layers. Every channel is measured by its own spread, so that 1 is far for any network;
+        and its logarithm keeps a batch from being flat.
 
         A layer that the network did not use does not count; of one that it used twice, the last use does.
         """
@@ -108,11 +128,17 @@ class BatchNormMatching:
             )
         if self._goal is None:
             self._goal = self._make_goal(sorted(self._observed))
-        order, goal, membership, layer_weights = self._goal
+        order, goal, membership, layer_weights, floor = self._goal
         means, variances = zip(*(self._observed[index] for index in order), strict=True)
         batch = torch.stack([torch.cat(means), torch.cat(variances)])
         self._latest = batch.detach()
         blended = batch if self.average is None else torch.lerp(batch, self.average, self.momentum)
+        if self.balanced:
+            spread = goal[1] + floor
+            ratio = (blended[1] + floor) / spread
+            divergence = (ratio - 1 - ratio.log() + (blended[0] - goal[0]).square() / spread) / 2
+            by_layer = divergence @ membership / membership.sum(0)
+            return (by_layer if layer_weights is None else by_layer * layer_weights).mean()
         squares = (goal - blended).square() @ membership  # (2, layers)
         # The floor keeps the square root's gradient finite where a layer matches exactly.
         norms = squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
@@ -133,7 +159,10 @@ class BatchNormMatching:
         places = torch.arange(len(layers), device=goal.device)
         membership = (torch.tensor(columns, device=goal.device)[:, None] == places).to(goal.dtype)
         weights = None if self._layer_weights is None else goal.new_tensor([self._layer_weights[i] for i in order])
-        return _Goal(order, goal, membership, weights)
+        # What a layer itself adds to its variances, too: less than that makes no difference to the network.
+        eps = goal.new_tensor([float(getattr(layer, "eps", 0.0)) for layer in layers])
+        floor = membership @ (eps + SMALLEST_VARIANCE * (goal[1] @ membership / membership.sum(0)))
+        return _Goal(order, goal, membership, weights, floor.clamp_min(torch.finfo(goal.dtype).tiny))
 
     def update_average(self) -> None:
         """Take the last forward pass into the running average: once per round, after the inner loop.
@@ -158,6 +187,8 @@ class _Goal(NamedTuple):
     """(channels, layers) of 0 and 1."""
     layer_weights: Tensor | None
     """(layers,)."""
+    floor: Tensor
+    """(channels,) what is added to variances before they are compared by their ratio."""
 
 
 def _scale(layer: Any) -> Tensor:

@@ -24,6 +24,7 @@ from shared.networks.image_operations import BatchAugmentation
 from shared.specs import GeneratorSynthesis
 from synth_service.inversion.attention import AttentionEntropy
 from synth_service.inversion.base import Check, Inverter
+from synth_service.inversion.batch_norm import layers_with_statistics
 from synth_service.inversion.generators import build_generator
 from synth_service.inversion.objective import BestImages
 from synth_service.inversion.terms import Adversarial, Balance, BatchNormStatistics, LossTerm, OneHot, Setup, weighted
@@ -71,11 +72,18 @@ class GeneratorInverter(Inverter[G]):
         spec, task = self.spec, self.setup.task
         return weighted(
             OneHot(spec.one_hot, task),
-            spec.bn and BatchNormStatistics(spec.bn, self.setup.teacher, momentum=spec.bn_momentum),
+            self._statistics(),
             Adversarial(spec.adversarial, task),
             Balance(spec.balance),
             spec.attention and AttentionEntropy(spec.attention, self.setup.teacher),
         )
+
+    def _statistics(self) -> LossTerm | float:
+        spec, teacher = self.spec, self.setup.teacher
+        balanced = spec.bn_distance == "balanced"
+        if not spec.bn or (balanced and not layers_with_statistics(teacher)):
+            return 0.0
+        return BatchNormStatistics(spec.bn, teacher, momentum=spec.bn_momentum, balanced=balanced)
 
     @property
     def lasting(self) -> list[Tensor]:

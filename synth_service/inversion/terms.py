@@ -124,6 +124,7 @@ class BatchNormStatistics(LossTerm):
         teacher: the network to match.
         momentum: see ``BatchNormMatching``.
         layer_weights: a factor for each of its layers, in module order; None weighs all alike.
+        balanced: see ``BatchNormMatching.loss``.
 
     Raises:
         UserError: ``teacher_has_no_batchnorm``.
@@ -132,7 +133,13 @@ class BatchNormStatistics(LossTerm):
     name = "bn"
 
     def __init__(
-        self, weight: float, teacher: nn.Module, *, momentum: float = 0.0, layer_weights: Sequence[float] | None = None
+        self,
+        weight: float,
+        teacher: nn.Module,
+        *,
+        momentum: float = 0.0,
+        layer_weights: Sequence[float] | None = None,
+        balanced: bool = False,
     ) -> None:
         super().__init__(weight)
         if not layers_with_statistics(teacher):
@@ -141,7 +148,7 @@ class BatchNormStatistics(LossTerm):
                 f"synthesis.bn is {weight:g}, but the teacher has no BatchNorm layer with running statistics; "
                 "set synthesis.bn to 0 to invert it with the other terms alone",
             )
-        self.matching = BatchNormMatching(teacher, momentum, layer_weights)
+        self.matching = BatchNormMatching(teacher, momentum, layer_weights, balanced=balanced)
 
     def __call__(self, forward: Forward) -> Tensor:
         """()."""

@@ -8,6 +8,7 @@ Between shards synthesis waits for the distiller: see ``synth_service.synthesis.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -142,6 +143,7 @@ class Synthesis:
         """Makes the batches of one shard; a partition's last may be smaller."""
         batches: list[SampleBatch] = []
         losses: Mapping[str, float] = {}
+        seen: dict[str, float] = defaultdict(float)
         first, left = shard.first_image, shard.images
         while left:
             self._turn.check()
@@ -154,10 +156,12 @@ class Synthesis:
             self._rounds += 1
             batches.append(self._samples(batch))
             losses = batch.losses
+            for name, value in _seen(batch).items():
+                seen[name] += value
             first, left = first + count, left - count
             self._images += count
             self._turn.progress(self._images)
-        return batches, losses
+        return batches, {**losses, **{name: value / shard.images for name, value in seen.items()}}
 
     def _step_by_step(self, count: int) -> Callable[[], None]:
         """A check for a round of so many images that shows the share of its steps that is done.
@@ -201,3 +205,14 @@ class Synthesis:
         for manifest, end in writer.sealed(block=wait):
             self._publisher.announce(manifest, end)
             self._turn.report(step=end.rounds, metrics=end.losses)
+
+
+def _seen(batch: SyntheticBatch) -> dict[str, float]:
+    """How the teacher sees the images, summed over them; whether as their target, where an image has one answer."""
+    found = {}
+    confidence, top1 = batch.described.get("teacher_confidence"), batch.described.get("teacher_top1")
+    if confidence is not None:
+        found["teacher_confidence"] = float(confidence.sum())
+    if top1 is not None and top1.shape == batch.targets.shape:
+        found["label_agreement"] = float((top1 == batch.targets).sum())
+    return found

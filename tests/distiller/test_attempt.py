@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from distiller.attempt import distil
 from shared.broker import Broker
+from shared.errors import UserError
 from shared.jobs import Role, State
 from shared.specs import JobSpec
 from shared.storage import Storage, job_paths
+from shared.tasks.quality import Verdict
 from shared.worker.stopping import StopFlag
 from shared.worker.turn import TurnYielded, WorkerStopping
 from synth_service.synthesis.attempt import synthesize
@@ -51,6 +53,36 @@ def test_a_job_is_done_when_both_halves_have_had_their_attempt(broker: Broker, s
     assert record.result["student"] == job_paths.student(job.id)
     assert storage.exists(job_paths.student(job.id))
     assert storage.list(job_paths.work(job.id)) == []
+    assert record.quality is not None
+    assert record.quality.verdict is Verdict.DOUBTFUL  # 64 images are too few to tell
+    assert {"label_agreement", "teacher_confidence"} <= record.quality.measures.keys()
+    assert record.quality.model_dump(mode="json") == record.result["quality"]
+
+
+@pytest.mark.parametrize("on_poor", ["warn", "stop"])
+def test_a_poor_student_is_told_of_or_fails_the_job(
+    broker: Broker, storage: Storage, monkeypatch: pytest.MonkeyPatch, on_poor: str
+) -> None:
+    monkeypatch.setattr("distiller.held_back.FEWEST_IMAGES", 4)
+    spec = JobSpec.model_validate(job_fields(synthesis={"max_backlog": 8}) | {"on_poor": on_poor})
+    put_teacher(storage, spec)  # untrained, and so is the student after 20 steps
+    monkeypatch.setattr("shared.tasks.quality.POOR_AGREEMENT", 1.1)
+    monkeypatch.setattr("shared.tasks.quality.GOOD_AGREEMENT", 1.1)
+    job = broker.jobs.create(spec)
+    with turn_at(claim(broker), broker, storage) as turn:
+        synthesize(turn)
+    with turn_at(claim(broker, Role.DISTILLATION), broker, storage) as turn:
+        if on_poor == "stop":
+            with pytest.raises(UserError, match=r"Give it more|Check teacher") as error:
+                distil(turn)
+            assert error.value.code == "poor_quality"
+        else:
+            distil(turn)
+
+    record = broker.jobs.get(job.id)
+    assert record.quality is not None
+    assert record.quality.verdict is Verdict.POOR
+    assert [event.type for event in broker.reports.events(job.id)].count("quality_poor") == 1
 
 
 def test_a_worker_that_is_told_to_end_leaves_a_checkpoint(

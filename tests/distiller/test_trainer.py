@@ -30,7 +30,16 @@ def teacher() -> nn.Module:
 
 
 def spec_of(**changes: Any) -> DistillationSpec:
-    fields = {"steps": 100, "batch_size": 32, "learning_rate": 0.1, "temperature": 4.0, "augmentation": UNCHANGED}
+    fields = {
+        "steps": 100,
+        "batch_size": 32,
+        "learning_rate": 0.1,
+        "final_learning_rate": 2e-4,
+        "learning_rate_warmup_steps": 0,
+        "max_gradient_norm": None,
+        "temperature": 4.0,
+        "augmentation": UNCHANGED,
+    }
     return DistillationSpec(**(fields | changes))
 
 
@@ -265,6 +274,22 @@ def test_the_learning_rate_rises_along_a_line_and_then_falls_along_the_cosine() 
     assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert rates[8] == pytest.approx(0.5)
     assert rates[12:] == [0.0, 0.0]
+
+
+def test_the_learning_rate_rises_over_a_twentieth_of_the_steps_by_default() -> None:
+    spec = spec_of(learning_rate=1.0, learning_rate_warmup_steps=None)
+    rates = [learning_rate_at(step, spec, 100) for step in range(7)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0], abs=1e-3)
+
+
+def test_a_step_is_never_longer_than_the_gradient_may_be(teacher: nn.Module) -> None:
+    spec = spec_of(max_gradient_norm=1e-3, momentum=0.0, weight_decay=0.0)
+    trainer = trainer_of(spec, teacher)
+    before = [parameter.detach().clone() for parameter in trainer.student.parameters()]
+    trainer.step(toy_images(16, seed=0)[0])
+    moved = [after.detach() - other for after, other in zip(trainer.student.parameters(), before, strict=True)]
+    length = torch.cat([each.flatten() for each in moved]).norm().item()
+    assert length == pytest.approx(0.1 * 1e-3, rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["cutmix", "mixup"])

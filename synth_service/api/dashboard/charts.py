@@ -25,6 +25,12 @@ KD_LOSSES = {
     "l1": "Mean absolute difference of the logits.",
 }
 
+QUALITY: tuple[tuple[str, str, Literal["synthesis", "distillation"]], ...] = (
+    ("held_back_agreement", "Agreement, held back", "distillation"),
+    ("label_agreement", "Target seen", "synthesis"),
+    ("teacher_confidence", "Teacher's confidence", "synthesis"),
+)
+
 ROWS_OF_A_PAGE = 1100
 """Rows of about 140 bytes that all charts of a page may fetch at first: half of the 300 kB a page may move."""
 
@@ -104,6 +110,22 @@ def charts_of(job: JobRecord) -> list[Chart]:
                     ],
                 )
             )
+    if synthesis or distillation:
+        charts.append(
+            Chart(
+                id="quality",
+                title="Quality without labels",
+                about="Held back: images the student is never trained on. Target: the teacher sees what an image was "
+                "made for.",
+                format="percent",
+                unit="%",
+                series=[
+                    Series(name=name, label=label, role=role, color=place)
+                    for place, (name, label, role) in enumerate(QUALITY)
+                    if spec.get(role)
+                ],
+            )
+        )
     if synthesis:
         charts.append(
             Chart(

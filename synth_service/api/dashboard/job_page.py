@@ -33,6 +33,7 @@ REMEDIES = {
     "worker_lost": "Look at the workers' logs: running out of memory is the usual cause. Then retry: the job resumes "
     "after its last sealed shard and checkpoint.",
     "internal_error": "The workers' logs have the whole traceback. Retry resumes from the last checkpoint.",
+    "poor_quality": "Correct what the message names and submit the job again; `on_poor: warn` lets it end as it is.",
     "storage_full": "Make room in the storage. Work resumes by itself.",
     "storage_unavailable": "Bring the storage back: mount, address, access, credentials. Work resumes by itself.",
 }

@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from shared.jobs import JobRecord, Stage, State
 from shared.tasks import task_of
+from shared.tasks.quality import Verdict
 from synth_service.api.dashboard.rendering import query, render, render_text
 from synth_service.api.dependencies import JOB_ID_PATTERN, BrokerInUse, SettingsInUse
 from synth_service.api.files import matches
@@ -78,6 +79,8 @@ class JobRow:
     eta_seconds: float | None
     took_seconds: float | None
     error: str | None
+    is_poor: bool
+    """Its images or its student are, as judged without labels."""
 
     @classmethod
     def of(cls, job: JobRecord) -> "JobRow":
@@ -107,6 +110,7 @@ class JobRow:
             eta_seconds=max(estimates, default=None) if job.state is State.RUNNING else None,
             took_seconds=job.finished_at - job.started_at if job.finished_at and job.started_at else None,
             error=error if error is None or len(error) <= LONGEST_ERROR else f"{error[:LONGEST_ERROR]}…",
+            is_poor=job.quality is not None and job.quality.verdict is Verdict.POOR,
         )
 
 

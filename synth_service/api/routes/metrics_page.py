@@ -164,6 +164,8 @@ def _jobs(snapshot: Snapshot) -> Iterator[Metric]:
         if state.is_final:
             finished.add_metric([state], events.get((f"job_{state}", ""), 0))
     yield finished
+    poor = events.get((EventType.QUALITY_POOR, Role.DISTILLATION), 0)
+    yield _counter("jobs_poor", "Times that images or a student turned out to be poor, judged without labels.", poor)
 
 
 def _queues(snapshot: Snapshot) -> Iterator[Metric]:

@@ -53,10 +53,12 @@ def test_augmentation_with_everything_off_returns_its_input_and_draws_nothing() 
     assert torch.equal(generator.get_state(), before)
 
 
-def test_a_crop_is_a_shift_with_zeros_moving_in_and_every_shift_occurs() -> None:
+@pytest.mark.parametrize(("padding", "mode"), [("black", "constant"), ("edge", "replicate")])
+def test_a_crop_is_a_shift_and_every_shift_occurs(padding: str, mode: str) -> None:
     images = random_images(count=400)
-    cropped = BatchAugmentation(CROP, (6, 8))(images, seeded())
-    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    crop = CROP.model_copy(update={"padding": padding})
+    cropped = BatchAugmentation(crop, (6, 8))(images, seeded())
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2), mode=mode)
     shifts = set()
     for image, source in zip(cropped, padded, strict=True):
         matches = [

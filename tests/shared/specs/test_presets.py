@@ -19,7 +19,9 @@ def synthesis(written: dict[str, Any] | None = None, arch: str = "resnet20") -> 
     [("fast-2", 2, 5e-3, 0.015), ("fast-5", 5, 3e-3, 0.01), ("fast-10", 10, 2e-3, 0.01)],
 )
 def test_presets_have_the_settings_of_the_paper(preset: str, steps: int, generator: float, latent: float) -> None:
-    spec = synthesis({"preset": preset})
+    spec = synthesis({"preset": f"paper-{preset}"})
+    assert (spec.bn_distance, spec.match_targets) == ("norm", False)
+    assert (spec.augmentation.crop_padding, spec.augmentation.padding) == (4, "black")
     assert (spec.method, spec.meta_gradient) == ("fast-meta", "fomaml")
     assert (spec.steps, spec.generator_learning_rate, spec.latent_learning_rate) == (steps, generator, latent)
     assert (spec.batch_size, spec.latent_dim, spec.generator_width) == (256, 256, 64)
@@ -31,8 +33,14 @@ def test_presets_have_the_settings_of_the_paper(preset: str, steps: int, generat
     [("resnet34", 1.33, 0.5), ("vgg11", 1.0, 0.5), ("wrn40_2", 1.1, 0.4), ("resnet20", 1.1, 0.4)],
 )
 def test_weights_follow_the_teacher(arch: str, adversarial: float, one_hot: float) -> None:
-    spec = synthesis({"preset": "fast-10"}, arch)
+    spec = synthesis({"preset": "paper-fast-10"}, arch)
     assert (spec.adversarial, spec.one_hot) == (adversarial, one_hot)
+
+
+def test_our_own_presets_assume_nothing_of_the_teacher() -> None:
+    ours, others = (synthesis({"preset": "fast-5"}, arch) for arch in ("resnet34", "torchvision:alexnet"))
+    assert ours == others
+    assert (ours.bn_distance, ours.augmentation.padding) == ("balanced", "edge")
 
 
 def test_the_large_image_preset_keeps_its_own_weights_for_every_teacher() -> None:

@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.specs import DeepInversionSynthesis, FastMetaSynthesis, FastSynthesis, InputSpec, RecoverSynthesis
+from shared.specs import (
+    AugmentationSpec,
+    DeepInversionSynthesis,
+    FastMetaSynthesis,
+    FastSynthesis,
+    InputSpec,
+    RecoverSynthesis,
+)
 from shared.tasks.base import build_task
 from synth_service.inversion import Inverter, Setup, build_inverter
 from tests.golden import fill_by_formula
@@ -24,6 +31,9 @@ FAST_META = FastMetaSynthesis(
     reset_first_layer_at_batch=3,
     match_targets=False,
     adversarial=1.0,
+    bn_distance="norm",
+    bn_momentum=0.9,
+    augmentation=AugmentationSpec(crop_padding=4, padding="black"),
 )
 FAST = FastSynthesis(**FAST_META.model_dump(include={*FastSynthesis.model_fields} - {"method"}))
 REPTILE = FAST_META.model_copy(update={"meta_gradient": "reptile"})

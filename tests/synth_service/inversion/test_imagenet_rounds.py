@@ -52,6 +52,7 @@ def pinned(**changes: Any) -> PinnedInverter:
             "outer_generator_learning_rate": 1e-4,
             "outer_latent_learning_rate": 5e-3,
             "bn": 0.1,
+            "bn_distance": "norm",
             "one_hot": 0.1,
             "bn_momentum": 0.9,
             "latent_dim": 16,

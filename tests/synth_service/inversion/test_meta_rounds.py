@@ -56,6 +56,7 @@ def pinned(meta_gradient: str, adversarial: float, student: nn.Module) -> Pinned
             "generator_learning_rate": 3e-3,
             "latent_learning_rate": 0.01,
             "bn": 10,
+            "bn_distance": "norm",
             "one_hot": 0.5,
             "bn_momentum": 0.9,
             "latent_dim": 16,

@@ -25,6 +25,7 @@ def test_a_whole_job_has_every_chart(made: Any) -> None:
         "inversion": ["one_hot", "bn", "adversarial"],
         "kd-loss": ["loss"],
         "accuracy": ["student_top1", "agreement"],
+        "quality": ["held_back_agreement", "label_agreement", "teacher_confidence"],
         "images": ["rate"],
         "steps": ["rate"],
         "lag": ["lag"],
@@ -35,10 +36,15 @@ def test_terms_that_are_off_and_halves_that_are_missing_have_no_chart(made: Any)
     only_images = {"student": None, "distillation": None}
     assert shown(made(**only_images, synthesis={"num_images": 8, "batch_size": 4, "bn": 0})) == {
         "inversion": ["one_hot"],
+        "quality": ["label_agreement", "teacher_confidence"],
         "images": ["rate"],
     }
     only_student = {"shards": "data/{000..009}.tar", "synthesis": None, "distillation": {"steps": 10}}
-    assert shown(made(**only_student)) == {"kd-loss": ["loss"], "steps": ["rate"]}
+    assert shown(made(**only_student)) == {
+        "kd-loss": ["loss"],
+        "quality": ["held_back_agreement"],
+        "steps": ["rate"],
+    }
 
 
 def test_deepinversion_has_its_own_terms(made: Any) -> None:
