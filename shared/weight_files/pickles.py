@@ -219,6 +219,12 @@ class _Machine:
     def make_tuple(self, count: int | None) -> None:
         self._stack.append(tuple(self._pop_mark() if count is None else self._pop(count)))
 
+    def make_tuple_of_one(self) -> None:
+        # Spelled out, since a pickle of nothing else is the slowest that there is.
+        if len(self._stack) <= (self._marks[-1] if self._marks else 0):
+            raise IndexError("stack underflow")
+        self._stack[-1] = (self._stack[-1],)
+
     def remember(self, form: str, count: int) -> None:
         self._memo[self._number(form, count)] = self._stack[-1]
 
@@ -287,7 +293,7 @@ _INSTRUCTIONS: Final[dict[int, Callable[[_Machine], None]]] = {
         "\x8f": lambda machine: machine.push(OPAQUE),
         "(": _Machine.mark,
         "t": lambda machine: machine.make_tuple(None),
-        "\x85": lambda machine: machine.make_tuple(1),
+        "\x85": _Machine.make_tuple_of_one,
         "\x86": lambda machine: machine.make_tuple(2),
         "\x87": lambda machine: machine.make_tuple(3),
         "q": lambda machine: machine.remember("B", 1),
