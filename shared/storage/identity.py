@@ -3,8 +3,8 @@
 A volume that is not mounted looks like an empty folder, in which every file is missing; the wrong volume looks like
 one whose files have been deleted. So the root holds a marker file with an id, and Redis holds the same id. They are
 compared before a worker claims a task, before anything is called missing and before a local file is written. The API
-makes the marker with the first job or model; a worker makes one only in a root that holds files already, since an empty
-one may be the mount point of a volume that is away.
+makes the marker with the first job or model, and in a root that holds files and none; a worker makes one only where
+files are and the server knows of no storage. An empty root may always be the mount point of a volume that is away.
 """
 
 from __future__ import annotations
@@ -49,8 +49,11 @@ class StorageIdentity:
         self._expected: str | None = None
         storage.confirm = self.confirm
 
-    def compare(self) -> None:
-        """Learns what the record says and compares; makes nothing.
+    def compare(self, *, adopts: bool = False) -> None:
+        """Learns what the record says and compares.
+
+        Args:
+            adopts: marks a root that holds files and no marker, such as one that was restored or copied. For the API.
 
         Raises:
             StorageUnavailable: the storage is away, or this is another one.
@@ -58,8 +61,11 @@ class StorageIdentity:
         """
         self._plain.check_present()
         self._expected = self._recorded()
-        if self._expected is not None:
-            self.confirm()
+        if self._expected is None:
+            return
+        if adopts and self._marker() is None and self._plain.list():
+            self._mark(self._expected)
+        self.confirm()
 
     def establish(self, *, in_empty_root: bool) -> None:
         """Compares, and first makes record and marker where they are missing.
@@ -70,7 +76,7 @@ class StorageIdentity:
         Raises:
             StorageUnavailable, redis.RedisError: as ``compare``.
         """
-        self.compare()
+        self.compare(adopts=in_empty_root)
         if self._expected is not None:
             return
         found = self._marker()
@@ -81,8 +87,7 @@ class StorageIdentity:
             self._record.replace(wanted)
         self._expected = self._record.record(wanted)  # another process may have been faster
         if found != self._expected:
-            self._plain.put_bytes(self._expected.encode(), MARKER)
-            logger.info("storage_marked", storage=self._root, id=self._expected)
+            self._mark(self._expected)
 
     def confirm(self) -> None:
         """Returns when the storage is the right one, as far as that is known.
@@ -103,6 +108,10 @@ class StorageIdentity:
             f"the storage root {self._root} is not the one of this deployment: it {what}, where {MARKER} should say "
             f"{self._expected}. Mount the volume, or correct DFKD_STORAGE. If the folder is right, write that id there"
         )
+
+    def _mark(self, storage_id: str) -> None:
+        self._plain.put_bytes(storage_id.encode(), MARKER)
+        logger.info("storage_marked", storage=self._root, id=storage_id)
 
     def _recorded(self) -> str | None:
         """The id that the marker must hold; None where nothing would be lost with another storage."""

@@ -68,7 +68,7 @@ class Api(FastAPI):
 def _compare_storage(app: FastAPI) -> None:
     """Learns which storage is the right one. What hinders that now, ``/readyz`` tells and tries again."""
     try:
-        app.state.storage_identity.compare()
+        app.state.storage_identity.compare(adopts=True)
     except (redis.RedisError, OSError) as error:
         logger.warning("storage_not_confirmed", error=str(error))
 

@@ -88,5 +88,5 @@ class Readiness:
     def _check_storage(self) -> None:
         """Raises what real work would meet, on this storage and no other."""
         with suppress(redis.RedisError):  # said by the other probe
-            self._identity.compare()
+            self._identity.compare(adopts=True)
         self._storage.check_writable()

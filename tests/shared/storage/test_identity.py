@@ -94,3 +94,16 @@ def test_what_is_right_is_learned_as_soon_as_the_server_knows(broker: Broker, ro
     storage, _ = identity(unreachable, empty)
     assert not storage.exists("teacher.pt")
     unreachable.close()
+
+
+def test_the_api_takes_a_folder_with_files_and_no_marker_and_a_worker_waits_for_that(
+    broker: Broker, root: Path
+) -> None:
+    (root / MARKER).unlink()  # as a copy that left it out
+    storage, of_a_worker = identity(broker, root)
+    with pytest.raises(StorageUnavailable):
+        of_a_worker.establish(in_empty_root=False)
+    _, of_the_api = identity(broker, root)
+    of_the_api.compare(adopts=True)
+    of_a_worker.establish(in_empty_root=False)
+    assert storage.exists("teacher.pt")
