@@ -83,11 +83,21 @@ def explain_out_of_memory(field: str, value: int) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        # Of a GPU it is a type of its own; of the CPU's allocator only the message tells.
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         remedy = f"use {value // 2} or less" if value >= 4 else "use smaller images or a smaller network"
         raise UserError("out_of_memory", f"{field} is {value}, for which the memory does not suffice: {remedy}") from (
             error
         )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy, torch on the CPU, or torch on a GPU could not get memory."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # Of torch's allocator on the CPU, and of the libraries under it, only the message tells.
+    return isinstance(error, RuntimeError) and any(
+        words in str(error)
+        for words in ("DefaultCPUAllocator", "can't allocate memory", "bad_alloc", "not enough memory")
+    )

@@ -23,12 +23,13 @@ import structlog
 from shared.broker import Attempt, Broker, JobStopped, LeaseLost
 from shared.errors import UserError
 from shared.jobs import JobError, Role
+from shared.networks.devices import is_out_of_memory
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.storage.durable_files import is_full
 from shared.storage.identity import StorageIdentity
 from shared.storage.outages import will_pass
-from shared.worker.memory import is_out_of_memory, out_of_memory
+from shared.worker.memory import out_of_memory
 from shared.worker.retention import SWEEP_SECONDS, sweep
 from shared.worker.stopping import StopFlag
 from shared.worker.storage_hold import LONGEST_PAUSE_SECONDS

@@ -46,15 +46,6 @@ def memory_of_machine() -> int:
     return found
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, NumPy, torch on the CPU, or torch on a GPU could not get memory."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("can't allocate memory", "bad_alloc", "not enough memory")
-    )
-
-
 def out_of_memory(role: Role, spec: JobSpec, error: BaseException) -> UserError:
     """What to tell of it: the fields of the job that ask for memory, the largest contributor first."""
     image = "×".join(map(str, spec.teacher.input.shape))

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal
 import torch
 
 from shared.errors import UserError
-from shared.worker.memory import is_out_of_memory
+from shared.networks.devices import is_out_of_memory
 
 POLL_SECONDS: Final = 0.1
 _PR_SET_PDEATHSIG: Final = 1

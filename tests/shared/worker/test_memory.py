@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from shared.jobs import Role
-from shared.worker.memory import is_out_of_memory, memory_of_machine, out_of_memory
+from shared.networks.devices import is_out_of_memory
+from shared.worker.memory import memory_of_machine, out_of_memory
 from tests.specs import small_job
 
 PROGRAM = """
 import torch
-from shared.worker.memory import is_out_of_memory, limit_memory
+from shared.networks.devices import is_out_of_memory
+from shared.worker.memory import limit_memory
 limit_memory(torch.device("cpu"), 1_000_000_000)
 for take in (lambda: torch.ones(500_000_000), lambda: bytearray(2_000_000_000)):
     try:
