@@ -97,17 +97,21 @@ def show_picture(
     storage: StorageInUse,
     target: Annotated[int | None, Query(alias="class", ge=0, le=100_000, description="Only of this class.")] = None,
 ) -> Response:
-    """The newest images or, when nothing is left of these, the grid. No content while there are none.
+    """The newest images while there are more to come, and then the grid. No content while there are none.
 
     The routes of the API say 404 then, which a browser reports as an error though all is well.
     """
-    try:
-        return get_preview(job, request, storage, target)
-    except Problem as problem:
-        if problem.status_code != 404:
-            raise
-    if target is None and storage.exists(job_paths.grid(job.id)):
-        return get_grid(job, request, storage)
+    has_grid = target is None and storage.exists(job_paths.grid(job.id))
+    if not (has_grid and job.state.is_final):
+        try:
+            return get_preview(job, request, storage, target)
+        except Problem as problem:
+            if problem.status_code != 404:
+                raise
+    if has_grid:
+        grid = get_grid(job, request, storage)
+        grid.headers["X-Picture"] = "grid"
+        return grid
     return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
 

@@ -389,11 +389,12 @@
     }
     if (pictureUrl) URL.revokeObjectURL(pictureUrl);
     pictureUrl = URL.createObjectURL(await response.blob());
+    const order = response.headers.get("x-picture") === "grid" ? "one class a row, from early to late" : "the newest first";
     for (const id of ["picture", "picture-large"]) {
       byId(id).src = pictureUrl;
-      byId(id).alt = `Synthetic images of ${what}, the newest first`;
+      byId(id).alt = `Synthetic images of ${what}, ${order}`;
     }
-    byId("picture-caption").textContent = `${what[0].toUpperCase()}${what.slice(1)}, the newest first. Press the picture to see it larger.`;
+    byId("picture-caption").textContent = `${what[0].toUpperCase()}${what.slice(1)}, ${order}. Press the picture to see it larger.`;
   }
 
   if (pictures) {

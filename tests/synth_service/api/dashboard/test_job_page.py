@@ -267,6 +267,20 @@ def test_of_a_job_without_previews_the_grid_is_shown(client: TestClient, storage
     assert client.get(f"/ui/jobs/{job.id}/picture?class=3").status_code == 204
 
 
+def test_a_job_that_has_ended_shows_its_grid(
+    client: TestClient, broker: Broker, storage: Storage, job: JobRecord
+) -> None:
+    tile = Tile(3, bytes(range(16)))
+    storage.put_bytes(encode_strip(Strip(4, 4, 1, (tile,))), job_paths.preview(job.id, 0, 1, 4))
+    storage.put_bytes(b"a grid", job_paths.grid(job.id))
+    before = client.get(f"/ui/jobs/{job.id}/picture")
+    assert "x-picture" not in before.headers
+    complete(broker, storage)
+    after = client.get(f"/ui/jobs/{job.id}/picture")
+    assert (after.content, after.headers["x-picture"]) == (b"a grid", "grid")
+    assert re.search(r"images, 8 in class|8\s+in each|\d in (each|a) (class|bar)", page(client, job, "/classes"))
+
+
 @pytest.mark.parametrize(
     ("code", "primary"), [("checkpoint_not_found", "action-retry"), ("wrong_output_shape", "action-start-from")]
 )
