@@ -11,6 +11,7 @@ from tests.attack.raw_http import conversations
 from tests.attack.running import attack, attacked_service
 from tests.attack.shards import datasets
 from tests.attack.specs import bodies, jobs, patterns
+from tests.waiting import assert_within
 
 
 def test_the_corpus_is_large() -> None:
@@ -29,4 +30,4 @@ def test_hostile_inputs_stop_nobody(redis_url: str, tmp_path: Path) -> None:
     assert report.crashes == []
     assert report.honest_jobs >= 1
     assert report.peak_api_mb < 200
-    assert report.slowest_answer_s < 10, report.slowest  # 2 s is the goal of `make attack` on a machine of its own
+    assert_within(report.slowest_answer_s, 2.0)
