@@ -12,6 +12,7 @@ from shared.broker import keys
 from shared.jobs import JobRecord, Role, State, Task
 from shared.shards.format import DamagedShard, read_shard
 from shared.storage import job_paths
+from shared.tasks.labels import label_format
 from tests.chaos.cluster import Cluster
 
 
@@ -42,13 +43,15 @@ def _images(cluster: Cluster, record: JobRecord, findings: Findings) -> Iterator
     """Every image number of every partition once, every file as its manifest says, every key once."""
     synthesis = record.parsed_spec().synthesis
     assert synthesis is not None
+    teacher = record.parsed_spec().teacher
+    labels = label_format(teacher.task, teacher.num_classes, teacher.ignored_label)
     numbers: Counter[tuple[int, int]] = Counter()
     names: Counter[str] = Counter()
     for manifest in cluster.broker.shards.manifests(record.id):
         path = cluster.storage.local_path(f"{job_paths.shards(record.id)}/{manifest.name}")
         assert path is not None
         try:
-            read_shard(path, manifest)
+            read_shard(path, manifest, labels)
         except DamagedShard as damage:
             yield str(damage)
             continue

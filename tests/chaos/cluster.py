@@ -26,7 +26,7 @@ from shared.storage import Storage
 from synth_service.local.tethered import tethered
 from tests.chaos.proxy import Proxy
 from tests.conftest import free_port
-from tests.e2e.service import DIGITS, REPOSITORY
+from tests.e2e.service import DIGITS, REPOSITORY, SCENES
 from tests.waiting import slowness, wait_until
 
 LEASE_SECONDS = 15.0
@@ -76,8 +76,9 @@ class Cluster:
         self.storage = Storage(str(self.disk / "storage"))
         for name in ("tmp", "logs"):
             (folder / name).mkdir()
-        for file in DIGITS.iterdir():
-            self.storage.put_file(file, f"digits/{file.name}")
+        for example in (DIGITS, SCENES):
+            for name in ("teacher.safetensors", "held-out.tar"):
+                self.storage.put_file(example / name, f"{example.name}/{name}")
 
     def _mount(self) -> bool:
         """A small file system for the storage; only root can."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.service import DIGITS
+from tests.e2e.service import DIGITS, SCENES
 
 
 def _digits() -> dict[str, Any]:
@@ -49,7 +49,22 @@ def _images_only() -> dict[str, Any]:
     return {**fields, "student": None, "distillation": None, "evaluation": None}
 
 
-SHAPES = {"free": _free, "partitioned": _partitioned, "lockstep": _lockstep, "images_only": _images_only}
+def _segmentation() -> dict[str, Any]:
+    fields: dict[str, Any] = yaml.safe_load((SCENES / "job.yaml").read_text())
+    fields["synthesis"] |= {"num_images": 256, "batch_size": 16, "generator_width": 4, "steps": 2}
+    fields["student"] = {"arch": "deeplab", "kwargs": {"width": 4}}
+    fields["distillation"] |= {"steps": 120, "batch_size": 8, "warmup_batches": 2, "snapshot_every_steps": 20}
+    fields["evaluation"] |= {"every_steps": 60}
+    return fields
+
+
+SHAPES = {
+    "free": _free,
+    "partitioned": _partitioned,
+    "lockstep": _lockstep,
+    "images_only": _images_only,
+    "segmentation": _segmentation,
+}
 
 
 def job_fields(shape: str, seed: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import redis
 from shared.broker import keys
 from shared.jobs import JobRecord
 from shared.storage import scratch
+from shared.tasks import task_of
 from shared.worker.retention import sweep
 from tests.chaos.checks import Findings, check_job, check_nothing_is_left, damaged_shards, takeovers
 from tests.chaos.cluster import LEASE_SECONDS, Cluster
@@ -119,8 +120,8 @@ class Chaos:
             "failed_jobs": self.findings.failed_jobs,
             "faults": sum(self.faults.values()),
             "faults_by_kind": dict(sorted(self.faults.items())),
-            "undisturbed_top1": self.reference,
-            "student_top1": self.students,
+            "undisturbed": self.reference,
+            "students": self.students,
             "seed": self.seed,
             "seconds": round(time.monotonic() - started, 1),
             "problems": self.findings.problems,
@@ -133,8 +134,8 @@ class Chaos:
         self._wait(cluster, jobs, harm=False)
         for job_id in jobs:
             record = check_job(cluster, job_id, self.findings, server_forgot=False)
-            top1 = float(str((record.result or {}).get("student_top1", "nan")))
-            self.reference.setdefault(record.name, []).append(round(top1, 4))
+            measured = float(str((record.result or {}).get(task_of(record).headline_metric.name, "nan")))
+            self.reference.setdefault(record.name, []).append(round(measured, 4))
         return jobs
 
     def _round(self, cluster: Cluster, number: int) -> list[str]:
@@ -154,10 +155,10 @@ class Chaos:
         return jobs
 
     def _note_student(self, record: JobRecord) -> None:
-        top1 = (record.result or {}).get("student_top1")
-        if top1 is None:
+        measured = (record.result or {}).get(task_of(record).headline_metric.name)
+        if measured is None:
             return
-        self.students.setdefault(record.name, []).append(round(float(str(top1)), 4))
+        self.students.setdefault(record.name, []).append(round(float(str(measured)), 4))
 
     def _compare_students(self) -> None:
         """Means, as with free pacing two undisturbed students differ by more than a point, too."""

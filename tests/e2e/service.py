@@ -21,6 +21,7 @@ from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 DIGITS = REPOSITORY / "examples" / "digits"
+SCENES = REPOSITORY / "examples" / "scenes"
 JOB_SECONDS = 180.0
 
 
