@@ -36,7 +36,7 @@ def in_group(folder: Path, count: int, function: Callable[..., Any], *arguments:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(240)
         process.kill()
         process.join()
     assert [process.exitcode for process in processes] == [0] * count
