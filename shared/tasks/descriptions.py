@@ -122,7 +122,7 @@ SEMANTIC_SEGMENTATION: Final = TaskDescription(
     "were asked for: classes are balanced by the share of their pixels, as far as the teacher's images allow.",
     grid_caption="Synthetic images with the teacher's maps, from early to late; a row for each class that stands out",
     label_members=("seg.png",),
-    synthesis_defaults=(("generator", "dcgan"), ("bn", 1.0), ("balance", 1.0)),
+    synthesis_defaults=(("generator", "dcgan"), ("balance", 1.0)),
 )
 
 OWN_TASKS: Final = (CLASSIFICATION, SEMANTIC_SEGMENTATION)
