@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torchvision.models import get_model
 
-from benchmarks.records import Record, command_line, finish, say, table
+from benchmarks.records import Record, command_line, finish, provenance, say, table
 from distiller.pool import ImagePool
 from distiller.sources import READ_BYTES
 from distiller.trainer import Trainer
@@ -142,7 +142,7 @@ def measure(images: int, memory_bytes: int, steps: int, batch_size: int, device:
 
 def describe(record: Record) -> str:
     """A table for people."""
-    return table([["what", "value"], *([name, f"{value:,}"] for name, value in record.items())])
+    return table([["what", "value"], *([name, f"{value:,}"] for name, value in record.items() if name != "provenance")])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -159,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     batch_size, steps = (4, 1) if options.quick else (options.batch_size, options.steps)
     with tempfile.TemporaryDirectory() as folder:
         result = measure(images, memory_bytes, steps, batch_size, choose_device(options.device), Path(folder))
+    result["provenance"] = provenance(options.threads, options.device)
     finish("large_pool", result, describe(result), options)
 
 
