@@ -95,6 +95,8 @@ PRESETS: Final[Mapping[PresetName, Mapping[str, Any]]] = {
         "steps": 500,
         "num_images": 256,
         "batch_size": 64,
+        # With 10, the default, a trained EfficientNet-Lite1 sees the class in none of 8 images; with this in 6 of 8.
+        "bn": 0.01,
         "adversarial": 0.0,
     },
 }
