@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field, JsonValue, model_validator
 
-from shared.specs import JobSpec
+from shared.specs import JobSpec, earlier
 from shared.tasks.quality import Quality
 
 
@@ -179,7 +179,7 @@ class JobRecord(BaseModel):
 
     def parsed_spec(self) -> JobSpec:
         """The specification as an object. Raises pydantic.ValidationError when this version no longer accepts it."""
-        return JobSpec.model_validate(self.spec)
+        return JobSpec.model_validate(earlier.complete(self.spec))
 
 
 class Event(BaseModel):

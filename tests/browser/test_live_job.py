@@ -41,7 +41,7 @@ class Announcing:
             self._broker.leases.renew(self._attempt, done=32 * self.shards, rate=640.0)
 
 
-STATE = "#job-facts > .badge"
+STATE = "#job-facts > .badge:not(#job-quality)"
 LOGGED_TYPES = "[...document.querySelectorAll('#log-list .log-type')].map((each) => each.textContent)"
 OUTAGE = [("", "net::ERR_"), ("htmx.min.js", "htmx:"), ("", "503")]
 NOTE_CHANGES = """

@@ -69,7 +69,7 @@ def service(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def folder(service: Service, tmp_path: Path) -> Path:
+def folder(service: Service, tmp_path: Path) -> Iterator[Path]:
     """Where a reader is: the examples, the service's storage, and a network of the reader's own."""
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
     (tmp_path / "dfkd-data").symlink_to(service.storage.root)
@@ -79,7 +79,11 @@ def folder(service: Service, tmp_path: Path) -> Path:
     shutil.copy(REPOSITORY / "examples" / "digits" / "teacher.safetensors", tmp_path / "my-teacher.safetensors")
     teacher = build_network(StudentSpec(arch="resnet8"), num_classes=10, input=InputSpec())
     torch.save(teacher.state_dict(), tmp_path / "my-teacher.pt")
-    return tmp_path
+    yield tmp_path
+    # A document may leave a long job behind, which the next one would wait for.
+    for job in service.client.get("/jobs").json()["data"]:
+        if job["state"] in ("queued", "running"):
+            service.client.post(f"/jobs/{job['id']}/cancel").raise_for_status()
 
 
 @pytest.mark.e2e

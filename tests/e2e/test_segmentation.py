@@ -21,9 +21,12 @@ from shared.specs import JobSpec
 from shared.storage import job_paths
 from shared.tasks.labels import ClassMaps
 from tests.e2e.service import Service
-from tests.e2e.test_resume import PINNED, everything, kill, wait_for_shards
+from tests.e2e.test_resume import everything, kill, wait_for_shards
 
 pytestmark = pytest.mark.e2e
+
+PINNED = "job-0123456789abcdef0124"
+"""Not that of another test: the tests share a service."""
 
 CLASSES = 4
 LABELS = ClassMaps(CLASSES, 255)

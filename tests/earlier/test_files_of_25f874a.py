@@ -17,7 +17,7 @@ from distiller.trainer import Trainer
 from shared.jobs import Measurement
 from shared.shards.format import read_shard
 from shared.shards.manifest import ShardManifest
-from shared.specs import AugmentationSpec, DistillationSpec, FastMetaSynthesis, InputSpec, JobSpec
+from shared.specs import AugmentationSpec, DistillationSpec, FastMetaSynthesis, InputSpec, JobSpec, earlier
 from shared.tasks.base import build_task
 from synth_service.inversion import Setup, build_inverter
 
@@ -45,14 +45,23 @@ def state_of(name: str) -> dict[str, Any]:
 
 def test_a_stored_job_is_understood_and_means_what_it_meant() -> None:
     stored = json.loads((FOLDER / "job-spec.json").read_text())
-    job = JobSpec.model_validate(stored)
+    job = JobSpec.model_validate(earlier.complete(stored))
     assert job.teacher.task == "classification"
     assert job.distillation is not None
     assert job.distillation.loss == "kl"
-    resolved = job.model_dump(mode="json")
-    for part, fields in stored.items():
-        if isinstance(fields, dict):
-            assert fields.items() <= {k: resolved[part][k] for k in fields}.items(), part
+    assert job.distillation.max_gradient_norm is None
+    assert isinstance(job.synthesis, FastMetaSynthesis)
+    assert job.synthesis.bn_distance == "norm"
+    assert_holds(job.model_dump(mode="json"), stored)
+
+
+def assert_holds(resolved: dict[str, Any], stored: dict[str, Any]) -> None:
+    """Every field that was stored has its value still."""
+    for name, value in stored.items():
+        if isinstance(value, dict):
+            assert_holds(resolved[name], value)
+        else:
+            assert resolved[name] == value, name
 
 
 def test_a_synthesis_checkpoint_continues() -> None:

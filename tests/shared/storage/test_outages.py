@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -103,7 +104,7 @@ def test_an_answer_that_is_no_404_of_the_key_says_nothing_of_a_file(
         server.server_close()
 
 
-def test_what_may_not_be_read_is_told_as_that(tmp_path: Path) -> None:
+def test_what_may_not_be_read_is_told_as_that() -> None:
     script = """
         import os, sys
         from pathlib import Path
@@ -130,7 +131,8 @@ def test_what_may_not_be_read_is_told_as_that(tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("needs root, to become somebody else")
     # Not below pytest's own folder, which nobody else may enter.
-    root = tmp_path.parent.parent.parent / f"dfkd-test-{os.getpid()}"
+    root = Path(tempfile.mkdtemp(prefix="dfkd-test-"))
+    root.chmod(0o755)
     (root / "models").mkdir(parents=True)
     try:
         (root / "models" / "teacher.pt").write_bytes(b"x")

@@ -81,12 +81,14 @@ def test_the_server_is_started_again_on_the_same_files_and_a_second_up_is_refuse
     with up(storage, free_port()) as running, Client(running.url) as client:
         job = client.jobs.create(spec(storage))
         server = running.children()["redis"]
+        wait_until(lambda: len(server.cmdline()[0].split()) == 2)
         command = server.cmdline()
         server.kill()
         server.wait(timeout=5)
         wait_until(lambda: "redis" in running.children() and answers(running.url))
         assert running.children()["redis"].pid != server.pid
-        assert running.children()["redis"].cmdline() == command
+        # A server that has started gives itself a title of its own.
+        wait_until(lambda: running.children()["redis"].cmdline() == command)
         assert client.jobs.get(job.id).id == job.id
 
         second = run_up(storage, free_port())
