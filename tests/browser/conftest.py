@@ -21,7 +21,7 @@ from tests.browser.jobs import small_digits
 from tests.browser.pages import Watch
 from tests.e2e.service import Service
 
-WAIT_MS = 30_000
+WAIT_MS = 90_000
 """For anything that should show; a machine that is busy with other tests needs some of it."""
 
 
