@@ -41,7 +41,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._is_in_head = False
-        self._is_in_body = self._has_begun = False
+        self._is_in_body = self._has_met_request = False
         self._head_bytes = 0
         self._wire_bytes = 0
         self._body_bytes = 0
@@ -64,7 +64,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self._is_in_head = self._has_begun = True
+        self._is_in_head = self._has_met_request = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header. One that comes after the body is none: the answer may be under way by then."""
@@ -89,6 +89,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The end of it."""
         self._is_in_body = False
+        self._has_met_request = True
         self._stop_timeout()
         super().on_message_complete()
 
@@ -101,12 +102,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             if self._lingering_bytes > LINGER_BYTES:
                 self.transport.abort()
             return
-        was_in_body, self._has_begun = self._is_in_body, False
+        was_in_body, self._has_met_request = self._is_in_body, False
         super().data_received(data)
         if self.transport.is_closing():
             return
         # The parser passes over line feeds before a request, as many as there are.
-        is_before_head = not (was_in_body or self._is_in_body or self._has_begun)
+        is_before_head = not (was_in_body or self._is_in_body or self._has_met_request)
         if self._is_in_head or is_before_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:

@@ -1,8 +1,9 @@
 import select
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -51,12 +52,30 @@ def port(app: FastAPI) -> Iterator[int]:
     thread.join()
 
 
-def test_a_head_of_a_permitted_length_is_read_however_it_is_cut(port: int) -> None:
+@pytest.mark.parametrize(
+    "cuts",
+    [[range(0, 70_000, 7_001)] * 3, [(0, 7_000), (0, 50_000)]],
+    ids=["even", "a long end, a long beginning"],
+)
+def test_a_head_of_a_permitted_length_is_read_however_it_is_cut(
+    port: int, monkeypatch: pytest.MonkeyPatch, cuts: list[Sequence[int]]
+) -> None:
     head = REQUEST + b"X-Long: " + b"a" * 60_000 + b"\r\n\r\n"
+    received: list[int] = []
+    receive = LimitedHttpProtocol.data_received
+
+    def counted(protocol: LimitedHttpProtocol, data: bytes) -> None:
+        receive(protocol, data)
+        received.append(len(data))
+
+    monkeypatch.setattr(LimitedHttpProtocol, "data_received", counted)
+    sent = 0
     with connected(port) as connection:
-        for _ in range(3):  # the limit is for each request and not for the connection
-            for start in range(0, len(head), 7_001):
-                connection.sendall(head[start : start + 7_001])
+        for starts in cuts:  # the limit is for each request and not for the connection
+            for start, end in pairwise([*starts, len(head)]):
+                connection.sendall(head[start:end])
+                sent += len(head[start:end])
+                wait_until(lambda expected=sent: sum(received) == expected)  # type: ignore[misc]
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
