@@ -16,7 +16,7 @@ import torch
 from distiller.ranks import RankGroup
 from distiller.replica import Replica
 from shared.errors import UserError
-from shared.networks.building import build_network
+from shared.networks.building import build_network_of
 from shared.settings import Settings
 from shared.specs import JobSpec
 from shared.tasks.base import build_task
@@ -55,19 +55,12 @@ def _begin(payload: Any, ranks: RankGroup, settings: Settings, device: torch.dev
     described, teacher_state, student_state = payload
     spec = JobSpec.model_validate_json(described)
     assert spec.student is not None
-    about = spec.teacher
     networks = []
     for network_spec, state in ((spec.teacher, teacher_state), (spec.student, student_state)):
-        network = build_network(
-            network_spec,
-            num_classes=about.num_classes,
-            task=about.task,
-            input=about.input,
-            allowed_factories=settings.allowed_factories,
-        )
+        network = build_network_of(spec, network_spec, settings.allowed_factories)
         network.load_state_dict(state)
         networks.append(network.to(device))
-    task = build_task(about.task, about.num_classes)
+    task = build_task(spec.teacher.task, spec.teacher.num_classes)
     return Replica(spec, networks[0], networks[1], task, settings=settings, device=device, ranks=ranks)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 
 from distiller.trainer import Trainer
-from shared.networks.building import build_network
+from shared.networks.building import build_network_of
 from shared.settings import Settings
-from shared.specs import JobSpec, NetworkSpec
+from shared.specs import JobSpec
 from shared.tasks.base import build_task
 from shared.worker.probing import Enough, Stopwatch, answer_probe
 
@@ -26,20 +26,11 @@ def measure_steps(spec: JobSpec, device: torch.device, steps: Stopwatch) -> tupl
     assert spec.distillation is not None
     assert spec.student is not None
     allowed = Settings().allowed_factories
-
-    def built(network: NetworkSpec) -> torch.nn.Module:
-        return build_network(
-            network,
-            num_classes=spec.teacher.num_classes,
-            task=spec.teacher.task,
-            input=spec.teacher.input,
-            allowed_factories=allowed,
-        ).to(device)
-
+    student, teacher = (build_network_of(spec, network, allowed).to(device) for network in (spec.student, spec.teacher))
     trainer = Trainer(
         spec.distillation,
-        built(spec.student),
-        built(spec.teacher),
+        student,
+        teacher,
         task=build_task(spec.teacher.task, spec.teacher.num_classes),
         input=spec.teacher.input,
         seed=spec.seed,

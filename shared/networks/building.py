@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from shared.errors import UserError
-from shared.specs import InputSpec, NetworkSpec
+from shared.specs import InputSpec, JobSpec, NetworkSpec
 from shared.specs.architectures import ARCHITECTURES, ZOOS, check_architecture, check_factory_allowed, near_matches
 from shared.tasks.base import Task, build_task
 from shared.tasks.descriptions import CLASSIFICATION
@@ -72,6 +72,18 @@ def build_network(
     network.float()  # networks of half or double precision are as good as any
     check_shapes(network, spec.arch, task=build_task(task, num_classes), input=input)
     return network.train()
+
+
+def build_network_of(job: JobSpec, network: NetworkSpec, allowed_factories: Sequence[str] = ()) -> nn.Module:
+    """``build_network`` for the teacher or the student of a job, which share task, classes and input."""
+    teacher = job.teacher
+    return build_network(
+        network,
+        num_classes=teacher.num_classes,
+        input=teacher.input,
+        task=teacher.task,
+        allowed_factories=allowed_factories,
+    )
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import nn
 from shared import seeds
 from shared.broker import StudentSnapshot
 from shared.errors import UserError
-from shared.networks.building import build_network
+from shared.networks.building import build_network_of
 from shared.networks.rehearsal import rehearse_inversion, rehearse_training
 from shared.networks.weights import load_checkpoint, read_weights
 from shared.specs import JobSpec, NetworkSpec
@@ -102,15 +102,8 @@ class Models:
 
     def _build(self, spec: NetworkSpec, field: str) -> nn.Module:
         def build() -> nn.Module:
-            return build_network(
-                spec,
-                num_classes=teacher.num_classes,
-                task=teacher.task,
-                input=teacher.input,
-                allowed_factories=self._allowed_factories,
-            )
+            return build_network_of(self._spec, spec, self._allowed_factories)
 
-        teacher = self._spec.teacher
         if spec.kwargs:
             # Arguments can ask for a network without end; names alone cannot.
             self._try(build, BUILD_SECONDS, f"{field}.kwargs", "arguments_too_large", "build the network")

@@ -81,7 +81,7 @@ async def load_student(connection: Connection, job: JobRecord, allowed_factories
         UserError: its network cannot be built here, such as one whose factory is not allowed.
     """
     # Here, since whoever only submits and fetches need not have torch.
-    from shared.networks.building import build_network
+    from shared.networks.building import build_network_of
     from shared.networks.weights import load_checkpoint
 
     spec = job.parsed_spec()
@@ -90,11 +90,6 @@ async def load_student(connection: Connection, job: JobRecord, allowed_factories
     with tempfile.TemporaryDirectory(prefix="dfkd-student-") as folder:
         path = Path(folder) / "student.safetensors"
         await download_student(connection, job.id, path)
-        network = build_network(
-            spec.student,
-            num_classes=spec.teacher.num_classes,
-            input=spec.teacher.input,
-            allowed_factories=tuple(allowed_factories),
-        )
+        network = build_network_of(spec, spec.student, tuple(allowed_factories))
         load_checkpoint(network, path, field="student")
     return network.eval()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 
-from shared.networks.building import build_network
+from shared.networks.building import build_network_of
 from shared.settings import Settings
-from shared.specs import JobSpec, NetworkSpec
+from shared.specs import JobSpec
 from shared.tasks.base import build_task
 from shared.worker.probing import Enough, Stopwatch, answer_probe
 from synth_service.inversion import Setup, build_inverter
@@ -28,19 +28,11 @@ def measure_rounds(spec: JobSpec, device: torch.device, rounds: Stopwatch, steps
     allowed = Settings().allowed_factories
     task = build_task(spec.teacher.task, spec.teacher.num_classes)
 
-    def built(network: NetworkSpec) -> torch.nn.Module:
-        return build_network(
-            network,
-            num_classes=spec.teacher.num_classes,
-            task=spec.teacher.task,
-            input=spec.teacher.input,
-            allowed_factories=allowed,
-        ).to(device)
-
-    setup = Setup(built(spec.teacher), task, spec.teacher.input, spec.seed, device, spec.precision)
+    teacher = build_network_of(spec, spec.teacher, allowed).to(device)
+    setup = Setup(teacher, task, spec.teacher.input, spec.seed, device, spec.precision)
     inverter = build_inverter(spec.synthesis, setup)
     if spec.student is not None and spec.distillation is not None and spec.synthesis.adversarial > 0:
-        inverter.use_student(built(spec.student).eval())
+        inverter.use_student(build_network_of(spec, spec.student, allowed).to(device).eval())
     targets = task.targets(0, spec.synthesis.batch_size)
 
     def lap() -> None:

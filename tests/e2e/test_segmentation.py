@@ -20,6 +20,7 @@ from shared.shards.image_codec import encode_image
 from shared.specs import JobSpec
 from shared.storage import job_paths
 from shared.tasks.labels import ClassMaps
+from synth_service.client import Client
 from tests.e2e.service import Service
 from tests.e2e.test_resume import everything, kill, wait_for_shards
 
@@ -108,6 +109,9 @@ def test_a_segmentation_job_gives_maps_a_student_and_its_miou(service: Service, 
     assert "## Pixels per class" in card
     page = service.client.get(f"/ui/jobs/{job_id}/status").raise_for_status().text
     assert "mIoU" in page
+    with Client(str(service.client.base_url)) as client:
+        student = client.jobs.get(job_id).student()
+    assert student(torch.zeros(1, 1, 32, 32)).shape == (1, CLASSES, 32, 32)
 
 
 def test_a_killed_and_resumed_segmentation_job_gives_the_same_bytes_as_one_left_alone(
