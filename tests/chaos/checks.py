@@ -113,7 +113,7 @@ def _folder(cluster: Cluster, record: JobRecord) -> Iterator[str]:
         path = storage.local_path(name)
         if name.endswith(".tar") and path is not None:
             with tarfile.open(path) as tar:
-                samples += sum(member.endswith(".cls") for member in tar.getnames())
+                samples += len({member.partition(".")[0] for member in tar.getnames()})
     synthesis = record.parsed_spec().synthesis
     assert synthesis is not None
     if samples != synthesis.num_images:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import redis
 
 from shared.broker import Broker
@@ -37,6 +38,10 @@ STORAGE_MEGABYTES = 512
 START_SECONDS = 10.0
 """What a worker takes to import everything, on a machine that has nothing else to do."""
 
+ENDING_CPU_SECONDS = 10.0
+ENDING_SECONDS = 120.0
+"""What a process may use of the processor after SIGTERM, and how long it may take in all, waiting on a busy machine."""
+
 MODULES = {
     "api": "synth_service.api",
     "synthesis-1": "synth_service.worker",
@@ -45,6 +50,26 @@ MODULES = {
     "distiller-2": "distiller.worker",
 }
 WORKERS = tuple(name for name in MODULES if name != "api")
+
+
+class Ending:
+    """A process that was told to end."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self._used = self._cpu_seconds()
+        self._deadline = time.monotonic() + ENDING_SECONDS
+
+    def is_late(self) -> bool:
+        """It worked on, or hangs."""
+        return self._cpu_seconds() - self._used > ENDING_CPU_SECONDS or time.monotonic() > self._deadline
+
+    def _cpu_seconds(self) -> float:
+        try:
+            times = self._process.cpu_times()
+        except psutil.NoSuchProcess:
+            return 0.0
+        return times.user + times.system
 
 
 class Cluster:
@@ -65,7 +90,7 @@ class Cluster:
         self._retired: list[tuple[str, subprocess.Popen[bytes]]] = []
         self.aof_sizes: list[tuple[float, Path, int]] = []
         self._resting: set[str] = set()
-        self._stopping: dict[int, float] = {}
+        self._stopping: dict[int, Ending] = {}
         self._ended: set[int] = set()
         self._started_at: dict[str, float] = {}
         self._young: set[int] = set()
@@ -139,10 +164,12 @@ class Cluster:
             if name not in self._resting and (process is None or process.poll() is not None):
                 self._start(name)
         moment = time.monotonic()
-        for pid, deadline in self._stopping.items():
-            if moment > deadline:
-                self.exit_problems.append(f"process {pid} did not end within 10 s of SIGTERM")
-        self._stopping = {pid: deadline for pid, deadline in self._stopping.items() if moment <= deadline}
+        for pid, ending in list(self._stopping.items()):
+            if ending.is_late():
+                del self._stopping[pid]
+                self.exit_problems.append(
+                    f"process {pid} did not end within {ENDING_CPU_SECONDS:.0f} s of its own work after SIGTERM"
+                )
         for file in self.server_folder.glob("appendonlydir/*.incr.aof"):
             with suppress(FileNotFoundError):
                 self.aof_sizes.append((moment, file, file.stat().st_size))
@@ -181,7 +208,7 @@ class Cluster:
         """Sends a signal to whatever runs under a name."""
         process = self.processes[name]
         if number == signal.SIGTERM and process.poll() is None:
-            self._stopping[process.pid] = time.monotonic() + 10 * slowness()
+            self._stopping[process.pid] = Ending(process.pid)
             if time.monotonic() - self._started_at[name] < START_SECONDS * slowness():
                 self._young.add(process.pid)
         process.send_signal(number)
