@@ -1,11 +1,12 @@
 """The default job on teachers that it was not made for: does it make a good student, and does it know?
 
 Each cell is one teacher with one seed: the default synthesis and distillation, taking turns in this process, in a given
-time on the cores that ``--threads`` says. How many images and steps that allows is measured first. Student and teacher
-are measured on real images; the verdict comes from the images held back, without labels. The ceiling is the same
-student on real images, with the same number of steps.
+time. How many images and steps that allows is measured first. Time is CPU time of this process, summed over its threads
+(``time.process_time``), so that what else runs on the machine takes none of it; clock time is recorded beside it.
+Student and teacher are measured on real images; the verdict comes from the images held back, without labels. The
+ceiling is the same student on real images, as many and with the same number of steps; its time does not count.
 
-Run two at a time with ``--only``; cells that are there are not measured again.
+Run two at a time with ``--only`` and ``--threads 1``; cells that are there are not measured again.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from distiller.pool import ImagePool
 from distiller.trainer import Trainer
 from shared import seeds
 from shared.networks.image_operations import Normalization, to_pixels
+from shared.shards.picture_grid import picture_grid
 from shared.specs import InputSpec, JobSpec
 from shared.tasks.base import build_task
 from shared.tasks.quality import Verdict, judge, measures_of_series
-from synth_service.inversion import Setup, build_inverter
+from synth_service.inversion import Setup, SyntheticBatch, build_inverter
 
 CPU = torch.device("cpu")
 SYNTHESIS_SHARE = 0.6
@@ -50,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--only", nargs="+", choices=ZOO, help="teachers (default: all that the data allow)")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=300.0, help="of one core for each cell")
+    parser.add_argument("--seconds", type=float, default=300.0, help="CPU time of each cell (default 300)")
+    parser.add_argument("--pictures", type=Path, help="folder for grids of the last images, outside the repository")
     options = parser.parse_args(arguments)
     if options.quick:
         options.seconds, options.seeds = min(options.seconds, 10.0), 1
@@ -65,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             settings = {"label": name, "seed": seed, "seconds": options.seconds}
             cell = cells.find(settings)
             if cell is None:
-                cell = measure_cell(name, seed, options.seconds, options.data) | provenance(options.threads, "cpu")
+                cell = measure_cell(name, seed, options.seconds, options.data, options.pictures)
+                cell |= provenance(options.threads, "cpu")
                 cells.store(settings, cell)
             found.append({"settings": settings, **cell})
             say(
@@ -76,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finish("zoo", result, describe(result), options)
 
 
-def measure_cell(name: str, seed: int, seconds: float, data: Path | None) -> Record:
+def measure_cell(name: str, seed: int, seconds: float, data: Path | None, pictures: Path | None = None) -> Record:
     """One student of one teacher, and the one of real images."""
     entry = ZOO[name]
     images = load_images(entry.data, data)
@@ -85,9 +89,12 @@ def measure_cell(name: str, seed: int, seconds: float, data: Path | None) -> Rec
     truth = input_of(entry, images[0], entry.norm)
     rounds, steps = budget_of(name, input, teacher, seconds)
     job = job_of(input, rounds, steps, entry.classes, seed)
-    started = time.perf_counter()
-    student, cell = distil(job, teacher, _student(name, seed))
-    took = time.perf_counter() - started
+    started, clock = time.process_time(), time.perf_counter()
+    student, cell, last = distil(job, teacher, _student(name, seed))
+    took, clock = time.process_time() - started, time.perf_counter() - clock
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+        (pictures / f"{name}-{seed}.png").write_bytes(picture_grid(last.images.numpy(), last.targets.numpy()))
     real = _student(name, seed)
     trainer = _trainer(job, real, teacher, truth)
     pool = ImagePool(len(images[0]), truth.shape, CPU)
@@ -100,7 +107,8 @@ def measure_cell(name: str, seed: int, seconds: float, data: Path | None) -> Rec
         "real_top1": top1(real, images, truth),
         "images": rounds * BATCH,
         "kd_steps": steps,
-        "seconds": round(took, 1),
+        "cpu_seconds": round(took, 1),
+        "clock_seconds": round(clock, 1),
     }
 
 
@@ -118,8 +126,8 @@ def job_of(input: InputSpec, rounds: int, steps: int, classes: int, seed: int) -
     )
 
 
-def distil(job: JobSpec, teacher: nn.Module, student: nn.Module) -> tuple[nn.Module, Record]:
-    """Synthesis and distillation in turn; the student, and what the job knows of its quality."""
+def distil(job: JobSpec, teacher: nn.Module, student: nn.Module) -> tuple[nn.Module, Record, SyntheticBatch]:
+    """Synthesis and distillation in turn; the student, what the job knows of its quality, and the last images."""
     assert job.synthesis is not None
     assert job.distillation is not None
     assert job.distillation.steps is not None
@@ -143,7 +151,7 @@ def distil(job: JobSpec, teacher: nn.Module, student: nn.Module) -> tuple[nn.Mod
         if trainer.step_count:
             inverter.use_student(student)
     measures = measures_of_series(rows) | held_back.measure(student, teacher)
-    return student, {"quality": judge(measures).model_dump(mode="json"), "last_losses": batch.losses}
+    return student, {"quality": judge(measures).model_dump(mode="json"), "last_losses": batch.losses}, batch
 
 
 def budget_of(name: str, input: InputSpec, teacher: nn.Module, seconds: float) -> tuple[int, int]:
@@ -155,11 +163,11 @@ def budget_of(name: str, input: InputSpec, teacher: nn.Module, seconds: float) -
     inverter.use_student(student)
     trainer = _trainer(job, student, teacher, input)
     for _ in range(2):
-        started = time.perf_counter()
+        started = time.process_time()
         images = inverter.invert(task.targets(0, BATCH)).images
-        middle = time.perf_counter()
+        middle = time.process_time()
         trainer.step(images)
-        ended = time.perf_counter()
+        ended = time.process_time()
     rounds = int(seconds * SYNTHESIS_SHARE / (middle - started))
     return max(rounds, FEWEST_ROUNDS), max(int(seconds * (1 - SYNTHESIS_SHARE) / (ended - middle)), 20)
 
