@@ -18,28 +18,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from benchmarks.headline_cells import steps_due
 from benchmarks.records import Cells, Record, command_line, finish, provenance, results_folder, say, table
-from benchmarks.zoo_teachers import ZOO, Images, input_of, load_images, load_teacher
-from distiller.held_back import HeldBack
+from benchmarks.zoo_cells import BATCH, CPU, budget_of, distil, job_of, new_student, new_trainer, top1, train
+from benchmarks.zoo_images import load_images
+from benchmarks.zoo_teachers import ZOO, input_of, load_teacher
 from distiller.pool import ImagePool
-from distiller.trainer import Trainer
 from shared import seeds
-from shared.networks.image_operations import Normalization, to_pixels
 from shared.shards.picture_grid import picture_grid
-from shared.specs import InputSpec, JobSpec
-from shared.tasks.base import build_task
-from shared.tasks.quality import Verdict, judge, measures_of_series
-from synth_service.inversion import Setup, SyntheticBatch, build_inverter
+from shared.tasks.quality import Verdict
 
-CPU = torch.device("cpu")
-SYNTHESIS_SHARE = 0.6
-"""Of a cell's time; the rest trains the student."""
-
-BATCH = 128
-FEWEST_ROUNDS = 10
 GOAL, GOAL_ELSEWHERE, EASY = 0.80, 0.85, 0.95
 """Share of the teacher that a student must reach where real images reach ``EASY``; elsewhere, of what those reach."""
 
@@ -51,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data", type=Path, help="folder with CIFAR-10 tars and public teachers; without, those are left out"
     )
     parser.add_argument("--only", nargs="+", choices=ZOO, help="teachers (default: all that the data allow)")
+    parser.add_argument("--teachers", action="store_true", help="train and measure the teachers, nothing else")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=300.0, help="CPU time of each cell (default 300)")
     parser.add_argument("--pictures", type=Path, help="folder for grids of the last images, outside the repository")
@@ -61,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = options.only or [name for name, entry in ZOO.items() if options.data or entry.data != "cifar"]
     if not options.only and not options.data:
         say("without --data the CIFAR teachers are left out")
+    if options.teachers:
+        for name in names:
+            images = load_images(ZOO[name].data, options.data)
+            teacher = load_teacher(name, images, options.data)
+            say(f"{name}: {top1(teacher, images, input_of(ZOO[name], images[0], ZOO[name].norm)):.4f}")
+        return
     cells = Cells(results_folder(options) / "zoo-cells", fresh=options.fresh)
     found = []
     for seed in range(options.seeds):
@@ -87,19 +82,19 @@ def measure_cell(name: str, seed: int, seconds: float, data: Path | None, pictur
     teacher = load_teacher(name, images, data)
     input = input_of(entry, images[0], entry.given or entry.norm)
     truth = input_of(entry, images[0], entry.norm)
-    rounds, steps = budget_of(name, input, teacher, seconds)
+    rounds, steps = budget_of(name, job_of(input, 2, 2, entry.classes, 0), teacher, seconds)
     job = job_of(input, rounds, steps, entry.classes, seed)
     started, clock = time.process_time(), time.perf_counter()
-    student, cell, last = distil(job, teacher, _student(name, seed))
+    student, cell, last = distil(job, teacher, new_student(name, seed))
     took, clock = time.process_time() - started, time.perf_counter() - clock
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
         (pictures / f"{name}-{seed}.png").write_bytes(picture_grid(last.images.numpy(), last.targets.numpy()))
-    real = _student(name, seed)
-    trainer = _trainer(job, real, teacher, truth)
+    real = new_student(name, seed)
+    trainer = new_trainer(job, real, teacher, truth)
     pool = ImagePool(len(images[0]), truth.shape, CPU)
     pool.add(images[0][: rounds * BATCH])
-    _train(trainer, pool, steps, seeds.generator(seed, seeds.SAMPLING))
+    train(trainer, pool, steps, seeds.generator(seed, seeds.SAMPLING))
     return {
         **cell,
         "teacher_top1": top1(teacher, images, truth),
@@ -110,95 +105,6 @@ def measure_cell(name: str, seed: int, seconds: float, data: Path | None, pictur
         "cpu_seconds": round(took, 1),
         "clock_seconds": round(clock, 1),
     }
-
-
-def job_of(input: InputSpec, rounds: int, steps: int, classes: int, seed: int) -> JobSpec:
-    """The default job, with as many images and steps as there is time for."""
-    teacher = {"arch": "resnet20", "checkpoint": "-", "num_classes": classes, "input": input.model_dump()}
-    return JobSpec.model_validate(
-        {
-            "seed": seed,
-            "teacher": teacher,
-            "student": {"arch": "resnet8"},
-            "synthesis": {"num_images": rounds * BATCH, "batch_size": BATCH},
-            "distillation": {"steps": steps, "batch_size": BATCH},
-        }
-    )
-
-
-def distil(job: JobSpec, teacher: nn.Module, student: nn.Module) -> tuple[nn.Module, Record, SyntheticBatch]:
-    """Synthesis and distillation in turn; the student, what the job knows of its quality, and the last images."""
-    assert job.synthesis is not None
-    assert job.distillation is not None
-    assert job.distillation.steps is not None
-    input, steps = job.teacher.input, job.distillation.steps
-    task = build_task("classification", job.teacher.num_classes)
-    inverter = build_inverter(job.synthesis, Setup(teacher, task, input, seed=job.seed, device=CPU))
-    trainer = _trainer(job, student, teacher, input)
-    pool, held_back = ImagePool(job.synthesis.num_images, input.shape, CPU), HeldBack(task, input, CPU)
-    sampling = seeds.generator(job.seed, seeds.SAMPLING)
-    rounds = job.synthesis.total_batches
-    early = round(steps * (1 - job.distillation.full_pool_share))
-    rows: list[Mapping[str, float | None]] = []
-    for done in range(1, rounds + 1):
-        batch = inverter.invert(task.targets((done - 1) * BATCH, BATCH))
-        seen = (batch.described["teacher_top1"] == batch.targets).double().mean()
-        rows.append(
-            {"label_agreement": float(seen), "teacher_confidence": float(batch.described["teacher_confidence"].mean())}
-        )
-        pool.add(torch.from_numpy(held_back.take(batch.images.numpy())))
-        rows += _train(trainer, pool, steps if done == rounds else steps_due(done, rounds, early), sampling)
-        if trainer.step_count:
-            inverter.use_student(student)
-    measures = measures_of_series(rows) | held_back.measure(student, teacher)
-    return student, {"quality": judge(measures).model_dump(mode="json"), "last_losses": batch.losses}, batch
-
-
-def budget_of(name: str, input: InputSpec, teacher: nn.Module, seconds: float) -> tuple[int, int]:
-    """Rounds and KD steps that fit, from the second of two tries of each."""
-    job = job_of(input, 2, 2, ZOO[name].classes, 0)
-    assert job.synthesis is not None
-    task, student = build_task("classification", job.teacher.num_classes), _student(name, 0)
-    inverter = build_inverter(job.synthesis, Setup(teacher, task, input, seed=0, device=CPU))
-    inverter.use_student(student)
-    trainer = _trainer(job, student, teacher, input)
-    for _ in range(2):
-        started = time.process_time()
-        images = inverter.invert(task.targets(0, BATCH)).images
-        middle = time.process_time()
-        trainer.step(images)
-        ended = time.process_time()
-    rounds = int(seconds * SYNTHESIS_SHARE / (middle - started))
-    return max(rounds, FEWEST_ROUNDS), max(int(seconds * (1 - SYNTHESIS_SHARE) / (ended - middle)), 20)
-
-
-def _student(name: str, seed: int) -> nn.Module:
-    with seeds.seeded_globally(seed, seeds.STUDENT):
-        return ZOO[name].student()
-
-
-def _trainer(job: JobSpec, student: nn.Module, teacher: nn.Module, input: InputSpec) -> Trainer:
-    assert job.distillation is not None
-    task = build_task("classification", job.teacher.num_classes)
-    return Trainer(job.distillation, student, teacher, task=task, input=input, seed=job.seed, device=CPU)
-
-
-def _train(trainer: Trainer, pool: ImagePool, goal: int, sampling: torch.Generator) -> list[dict[str, float | None]]:
-    rows: list[dict[str, float | None]] = []
-    while trainer.step_count < goal:
-        for _ in range(min(16, goal - trainer.step_count)):
-            trainer.step(pool.sample(BATCH, sampling))
-        rows.append({"loss": trainer.metrics()["loss"]})
-    return rows
-
-
-@torch.no_grad()
-def top1(network: nn.Module, images: Images, input: InputSpec, most: int = 2000) -> float:
-    """Accuracy on real test images, as a user would run the network."""
-    network.eval()
-    normalize = Normalization(input)
-    answers: list[Tensor] = [network(normalize(to_pixels(part))).argmax(1) for part in images[2][:most].split(250)]
-    return round(float((torch.cat(answers) == images[3][:most]).double().mean()), 4)
 
 
 def summarize(cells: Sequence[Record]) -> list[Record]:

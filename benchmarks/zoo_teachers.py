@@ -1,97 +1,32 @@
-"""Teachers that differ in what breaks defaults, each trained once in a minute or two and kept outside the repository.
-
-Data: scikit-learn's digits, shapes drawn by formula (colors, places and sizes vary), and, with ``--data``, 10,000
-CIFAR-10 images. Every set is (training images, labels, test images, labels): uint8 (N, C, H, W) and int64.
-"""
+"""Teachers that differ in what breaks defaults, trained once in a minute or two each, cached outside the repository."""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import os
-import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.records import say
+from benchmarks.zoo_images import Images
+from benchmarks.zoo_networks import Perceptron, Plain, Transformer, shrink_before_batch_norm
 from shared.networks.building import build_network
 from shared.networks.image_operations import Normalization, to_pixels
 from shared.networks.weights import load_checkpoint
 from shared.specs import InputSpec, NetworkSpec
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fast-dfkd-zoo"
-Images = tuple[Tensor, Tensor, Tensor, Tensor]
 NORMS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "none": ((0.0,), (1.0,)),
     "half": ((0.5,), (0.5,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-
-
-class Plain(nn.Module):
-    """Convolutions, pooled, and a linear layer; with BatchNorm, GroupNorm or neither."""
-
-    def __init__(self, channels: int, classes: int, widths: tuple[int, ...], *, norm: str, repeat: int = 1) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for stage, width in enumerate(widths):
-            for place in range(repeat):
-                stride = 2 if stage and not place else 1
-                layers.append(nn.Conv2d(channels, width, 3, stride, 1, bias=norm == "none"))
-                if norm != "none":
-                    layers.append(nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(8, width))
-                layers.append(nn.ReLU())
-                channels = width
-        self.features = nn.Sequential(*layers)
-        self.fc = nn.Linear(channels, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes)."""
-        logits: Tensor = self.fc(self.features(images).mean((2, 3)))
-        return logits
-
-
-class Perceptron(nn.Module):
-    """Two hidden layers on all pixels."""
-
-    def __init__(self, inputs: int, classes: int, width: int) -> None:
-        super().__init__()
-        layers = (nn.Flatten(), nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-        self.features = nn.Sequential(*layers)
-        self.fc = nn.Linear(width, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes)."""
-        logits: Tensor = self.fc(self.features(images))
-        return logits
-
-
-class Transformer(nn.Module):
-    """A small ViT with patches of 4."""
-
-    def __init__(self, channels: int, classes: int, size: int, width: int = 64) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(channels, width, 4, 4)
-        self.places = nn.Parameter(torch.randn(1, (size // 4) ** 2, width) * 0.02)
-        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True, norm_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
-        self.norm = nn.LayerNorm(width)
-        self.fc = nn.Linear(width, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes)."""
-        tokens = self.patches(images).flatten(2).transpose(1, 2) + self.places
-        logits: Tensor = self.fc(self.norm(self.encoder(tokens)).mean(1))
-        return logits
 
 
 @dataclass(frozen=True)
@@ -114,11 +49,16 @@ class Entry:
     """Name of the entry whose weights it shares."""
     public: str | None = None
     """A checkpoint under ``--data`` instead of a training."""
-    extras: dict[str, Any] = field(default_factory=dict)
+    sharpen: float = 1.0
+    """What the trained logits are multiplied by: the same answers, confidence that means nothing."""
+    shrink: float = 1.0
+    """What enters each BatchNorm of the trained teacher is divided by it: the same answers, tiny running variances."""
 
 
-def _ours(arch: str, channels: int, size: int, classes: int = 10) -> Callable[[], nn.Module]:
-    input = InputSpec(channels=channels, height=size, width=size)
+def _ours(
+    arch: str, channels: int, height: int, width: int | None = None, classes: int = 10
+) -> Callable[[], nn.Module]:
+    input = InputSpec(channels=channels, height=height, width=width or height)
     return lambda: build_network(NetworkSpec(arch=arch), num_classes=classes, input=input)
 
 
@@ -129,11 +69,11 @@ ZOO: dict[str, Entry] = {
         lambda: Plain(1, 10, (16, 32, 64), norm="none"),
         lambda: Plain(1, 10, (8, 16, 32), norm="none"),
         norm="none",
-        epochs=40,
+        epochs=100,
         adam=True,
     ),
     "digits8-mlp": Entry(
-        "digits8", lambda: Perceptron(64, 10, 128), lambda: Perceptron(64, 10, 64), norm="none", epochs=40, adam=True
+        "digits8", lambda: Perceptron(64, 10, 128), lambda: Perceptron(64, 10, 64), norm="none", epochs=100, adam=True
     ),
     "digits-wrong-norm": Entry(
         "digits16",
@@ -146,9 +86,9 @@ ZOO: dict[str, Entry] = {
     "shapes-huge-variance": Entry("shapes32", _ours("resnet14", 3, 32), _ours("resnet8", 3, 32), epochs=6, scale=30.0),
     "shapes-vgg-plain": Entry(
         "shapes32",
-        lambda: Plain(3, 10, (24, 48, 64), norm="none", repeat=2),
+        lambda: Plain(3, 10, (16, 32, 64), norm="none", repeat=2),
         _ours("resnet8", 3, 32),
-        epochs=14,
+        epochs=24,
         adam=True,
     ),
     "shapes-group-norm": Entry(
@@ -162,12 +102,54 @@ ZOO: dict[str, Entry] = {
         classes=2,
         epochs=6,
     ),
+    "shapes-hundred-classes": Entry(
+        "shapes32-100",
+        lambda: Plain(3, 100, (32, 64, 128), norm="batch"),
+        _ours("resnet8", 3, 32, classes=100),
+        classes=100,
+        epochs=8,
+    ),
+    "shapes-not-square": Entry(
+        "shapes24x40", lambda: Plain(3, 10, (24, 48, 96), norm="batch"), _ours("resnet8", 3, 24, 40), epochs=8
+    ),
+    "shapes-large": Entry(
+        "shapes64",
+        lambda: Plain(3, 10, (16, 32, 64, 96), norm="batch"),
+        lambda: Plain(3, 10, (8, 16, 32, 64), norm="batch"),
+        norm="none",
+        epochs=6,
+    ),
+    "shapes-tiny-variance": Entry(
+        "shapes32",
+        lambda: Plain(3, 10, (32, 64, 128), norm="batch", eps=1e-12),
+        _ours("resnet8", 3, 32),
+        epochs=8,
+        shrink=300.0,
+    ),
+    "shapes-overconfident": Entry(
+        "shapes32",
+        lambda: Plain(3, 10, (32, 64, 96), norm="group"),
+        _ours("resnet8", 3, 32),
+        epochs=8,
+        adam=True,
+        of="shapes-group-norm",
+        sharpen=10.0,
+    ),
+    "shapes-wide-resnet": Entry("shapes32", _ours("wrn16_2", 3, 32), _ours("wrn16_1", 3, 32), epochs=4),
+    "digits-deep": Entry("digits16", _ours("resnet56", 1, 16), _ours("resnet8", 1, 16), epochs=14),
     "cifar-resnet20": Entry(
         "cifar",
         _ours("resnet20_cifar_a", 3, 32),
         _ours("resnet8", 3, 32),
         norm="imagenet",
         public="teachers/resnet20-12fca82f.th",
+    ),
+    "cifar-resnet44": Entry(
+        "cifar",
+        _ours("resnet44_cifar_a", 3, 32),
+        _ours("resnet20", 3, 32),
+        norm="imagenet",
+        public="teachers/resnet44-014dd654.th",
     ),
     "cifar-cnn-smoothed": Entry(
         "cifar",
@@ -205,15 +187,37 @@ def load_teacher(name: str, images: Images, data: Path | None) -> nn.Module:
         assert data is not None
         load_checkpoint(teacher, data / entry.public, field="teacher.checkpoint")
         return teacher.eval()
-    path = CACHE / f"{entry.of or name}.pt"
+    path = cached(name)
     if path.is_file():
         teacher.load_state_dict(torch.load(path, weights_only=True))
-        return teacher.eval()
-    say(f"training the teacher {name}")
-    _train(teacher, entry, images)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(teacher.state_dict(), path)
+    else:
+        say(f"training the teacher {entry.of or name}")
+        _train(teacher, entry, images)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(teacher.state_dict(), path)
+    _disguise(teacher, entry)
     return teacher.eval()
+
+
+def cached(name: str) -> Path:
+    """Where the trained weights of a teacher are kept: under a name that changes with the recipe."""
+    name = ZOO[name].of or name
+    entry = ZOO[name]
+    with torch.random.fork_rng(devices=[]):
+        shapes = [tuple(tensor.shape) for tensor in entry.teacher().state_dict().values()]
+    recipe = (entry.data, entry.norm, entry.epochs, entry.adam, entry.label_smoothing, entry.scale, shapes)
+    return CACHE / f"{name}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]}.pt"
+
+
+@torch.no_grad()
+def _disguise(teacher: nn.Module, entry: Entry) -> None:
+    """What a trained teacher is changed into without another answer."""
+    if entry.shrink != 1:
+        shrink_before_batch_norm(teacher, entry.shrink)
+    if entry.sharpen != 1:
+        assert isinstance(teacher.fc, nn.Linear)
+        for parameter in teacher.fc.parameters():
+            parameter.mul_(entry.sharpen)
 
 
 def _train(teacher: nn.Module, entry: Entry, images: Images, batch: int = 64) -> None:
@@ -233,86 +237,12 @@ def _train(teacher: nn.Module, entry: Entry, images: Images, batch: int = 64) ->
     for _ in range(entry.epochs):
         for picked in torch.randperm(len(inputs))[: len(inputs) // batch * batch].split(batch):
             pixels = to_pixels(inputs[picked])
-            size, (top, left) = pixels.shape[-1], torch.randint(5, (2,)).tolist()
-            pixels = F.pad(pixels, (2, 2, 2, 2), mode="replicate")[:, :, top : top + size, left : left + size]
+            height, width = pixels.shape[2:]
+            reach = min(2, min(height, width) // 8)
+            top, left = torch.randint(2 * reach + 1, (2,)).tolist()
+            pixels = F.pad(pixels, (reach,) * 4, mode="replicate")[:, :, top:, left:][:, :, :height, :width]
             loss = F.cross_entropy(teacher(normalize(pixels)), labels[picked], label_smoothing=entry.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-
-
-@cache
-def load_images(name: str, data: Path | None) -> Images:
-    """A data set of the zoo."""
-    if name.startswith("digits"):
-        return _digits(int(name.removeprefix("digits")))
-    if name.startswith("shapes"):
-        size, _, classes = name.removeprefix("shapes").partition("-")
-        return (*_shapes(4000, 1, int(size), int(classes or 10)), *_shapes(1500, 2, int(size), int(classes or 10)))
-    if data is None:
-        raise SystemExit(f"{name} needs --data, the folder with cifar10-train.tar and cifar10-test.tar")
-    return (*_tar(data / "cifar10-train.tar"), *_tar(data / "cifar10-test.tar"))
-
-
-def _digits(size: int) -> Images:
-    from sklearn.datasets import load_digits  # of the extra `bench`
-
-    digits = load_digits()
-    pixels = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
-    if size != 8:
-        pixels = F.interpolate(pixels, size=size, mode="bicubic", align_corners=False).clamp(0, 1)
-    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
-    images, labels = (pixels[order] * 255).round().to(torch.uint8), torch.tensor(digits.target)[order]
-    return images[:1200], labels[:1200], images[1200:], labels[1200:]
-
-
-def _shapes(count: int, seed: int, size: int, classes: int) -> tuple[Tensor, Tensor]:
-    random = np.random.RandomState(seed)
-    rows, columns = np.mgrid[0:size, 0:size].astype(np.float32)
-    images, labels = np.zeros((count, 3, size, size), np.float32), random.randint(classes, size=count)
-    for number in range(count):
-        (top, left), reach, turn = (
-            random.uniform(0.35, 0.65, 2) * size,
-            random.uniform(0.2, 0.34) * size,
-            random.uniform(-0.3, 0.3),
-        )
-        v, u = rows - top, columns - left
-        v, u = np.cos(turn) * v + np.sin(turn) * u, np.cos(turn) * u - np.sin(turn) * v
-        radius, period = np.hypot(u, v), random.uniform(2.2, 3.2) * size / 32
-        box = np.maximum(abs(u), abs(v)) < reach
-        across, down = np.sin(u * np.pi / period), np.sin(v * np.pi / period)
-        shape = [
-            radius < reach,
-            box,
-            (v < reach * 0.7) & (v > -reach + 2 * abs(u)),
-            (np.minimum(abs(u), abs(v)) < reach * 0.3) & box,
-            (radius < reach) & (radius > reach * 0.55),
-            box & (across > 0),
-            box & (down > 0),
-            box & (across * down > 0),
-            abs(u) + abs(v) < reach,
-            box & ~(np.maximum(abs(u), abs(v)) < reach * 0.6),
-        ][labels[number]]
-        back, front = random.uniform(0, 1, 3), random.uniform(0, 1, 3)
-        while abs(back - front).mean() < 0.3:
-            front = random.uniform(0, 1, 3)
-        light = (rows / size - 0.5) * random.uniform(-0.4, 0.4)
-        noise = random.normal(0, 0.06, images[number].shape)
-        images[number] = np.where(shape, front[:, None, None], back[:, None, None]) + light + noise
-    return torch.from_numpy((images.clip(0, 1) * 255).round().astype(np.uint8)), torch.from_numpy(
-        labels.astype(np.int64)
-    )
-
-
-def _tar(path: Path) -> tuple[Tensor, Tensor]:
-    images, labels = [], []
-    with tarfile.open(path) as tar:
-        for member in tar:
-            content = tar.extractfile(member)
-            assert content is not None
-            if member.name.endswith(".cls"):
-                labels.append(int(content.read()))
-            elif member.name.endswith(".jpg"):
-                images.append(np.asarray(Image.open(io.BytesIO(content.read())).convert("RGB")))
-    return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()), torch.tensor(labels)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import zoo_images
 from benchmarks.zoo import describe, summarize
-from benchmarks.zoo_teachers import ZOO, input_of, load_images
+from benchmarks.zoo_images import load_images
+from benchmarks.zoo_networks import Plain, shrink_before_batch_norm
+from benchmarks.zoo_teachers import ZOO, cached, input_of
 
 
 def cell(name: str, student: float, real: float, verdict: str, seed: int = 0) -> dict[str, Any]:
@@ -52,3 +56,37 @@ def test_a_teacher_and_its_student_take_the_images_of_their_data(name: str) -> N
     shape = input_of(entry, images[0], entry.norm).shape
     for network in (entry.teacher(), entry.student()):
         assert network.eval()(torch.rand(2, *shape)).shape == (2, entry.classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [("shapes24x40", (3, 24, 40), 10), ("shapes16-2", (3, 16, 16), 2), ("shapes16-100", (3, 16, 16), 100)],
+)
+def test_shapes_have_the_size_and_classes_of_their_name(
+    name: str, shape: tuple[int, ...], classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo_images, "SHAPES", (600, 300))
+    images, labels, tests, _ = load_images.__wrapped__(name, None)
+    assert images.shape[1:] == tests.shape[1:] == shape
+    assert sorted(set(labels.tolist())) == list(range(classes))
+
+
+def test_a_changed_recipe_does_not_find_the_weights_of_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cached("digits8-mlp")
+    assert cached("digits-wrong-norm") == cached("digits-bn") != before
+    monkeypatch.setitem(ZOO, "digits8-mlp", replace(ZOO["digits8-mlp"], epochs=3))
+    assert cached("digits8-mlp") != before
+
+
+@torch.no_grad()
+def test_tiny_running_variances_change_no_answer() -> None:
+    torch.manual_seed(0)
+    network = Plain(3, 10, (4, 8), norm="batch", eps=1e-12)
+    images = torch.rand(16, 3, 8, 8)
+    for _ in range(40):
+        network.train()(images)
+    before = network.eval()(images)
+    shrink_before_batch_norm(network, 300.0)
+    variances = [module.running_var for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert all(float(variance.max()) < 1e-4 for variance in variances if variance is not None)
+    torch.testing.assert_close(network(images), before, rtol=1e-3, atol=1e-4)
