@@ -44,6 +44,7 @@ LOOKS: dict[str, tuple[str, str]] = {
     "DeepInversion-500": ("#E69F00", "s"),
     "DeepInversion-2000": ("#D55E00", "s"),
 }
+CIFAR_LOOKS = {"default": ("#0072B2", "o"), "paper": ("#E69F00", "s"), "deepinversion": ("#D55E00", "^")}
 OTHER_LOOK = ("#777777", "D")
 OURS, FLOOR = "#0072B2", "#9AA5AD"
 
@@ -175,6 +176,31 @@ def with_legend(figure: Figure, axes: Axes) -> Figure:
     return figure
 
 
+def accuracy_over_job_time(result: Record) -> Figure:
+    """CIFAR-10 students along the longest jobs, by time of the whole job; a panel for each pair, a line for each."""
+    pairs = list(dict.fromkeys(curve["pair"] for curve in result["curves"]))
+    figure = Figure(figsize=(4.6 * len(pairs) + 1, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(pairs), squeeze=False, sharey=True)[0]
+    for axes, pair in zip(panels, pairs, strict=True):
+        curves = [curve for curve in result["curves"] if curve["pair"] == pair]
+        longest = max(curve["minutes"] for curve in curves)
+        for curve in curves:
+            if curve["minutes"] == longest:
+                color, marker = CIFAR_LOOKS[curve["method"]]
+                label = curve["method"] if curve["seed"] == 0 else None
+                points = [(point[0], point[-1]) for point in curve["points"]]
+                axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=4, label=label)
+        for row in result["rows"]:
+            if (row["pair"], row["minutes"], row["method"]) == (pair, longest, "real"):
+                axes.axhline(row["student_top1"]["median"], color=FLOOR, linestyle=":", label="real images")
+        axes.set_title(pair, loc="left")
+        axes.set_xlabel("CPU time of the whole job (seconds)")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    panels[0].set_ylabel("student top-1 on 1,000 CIFAR-10 test images")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
+    return figure
+
+
 PICTURES: dict[str, tuple[str, Callable[[Record], Figure]]] = {
     "headline": ("headline", accuracy_by_time),
     "seconds-to-accuracy": (
@@ -191,6 +217,7 @@ PICTURES: dict[str, tuple[str, Callable[[Record], Figure]]] = {
     ),
     "synthesis": ("synthesis", floor_and_scaling),
     "decoupling": ("decoupling", decoupling),
+    "cifar10": ("cifar10", accuracy_over_job_time),
 }
 
 
