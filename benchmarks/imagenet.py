@@ -54,6 +54,7 @@ HALF = (0.5, 0.5, 0.5)
 """Mean and std of this teacher: with ImageNet's usual ones it loses 11 points."""
 
 METHODS: dict[str, dict[str, Any]] = {
+    "fast-5, the default": {},
     "fast-50, authors' form": {"preset": "fast-50-imagenet", "bn_momentum": 0.9},
     "fast-50, bn 0.001, one-hot 1": {"preset": "fast-50-imagenet", "bn": 0.001, "one_hot": 1.0},
     "deepinversion, bn 0.01": {"method": "deepinversion", "bn": 0.01, "jitter": 15},
@@ -114,13 +115,14 @@ def invert(teacher: nn.Module, settings: Record, device: torch.device) -> tuple[
     inverter = build_inverter(spec, Setup(teacher.to(device), task, input_of(224), seed, device))
     rounds = max(1, steps // spec.total_steps)
     order = torch.randperm(CLASSES, generator=torch.Generator().manual_seed(seed))
-    images, targets, right, started = [], [], [], time.process_time()
+    images, targets, right, entropies, started = [], [], [], [], time.process_time()
     for number in range(rounds):
         wanted = order[torch.arange(number * batch, (number + 1) * batch) % CLASSES]
         made = inverter.invert(wanted)
         images.append(made.images.numpy())
         targets.append(made.targets.numpy())
         right.append(made.described["teacher_top1"] == made.targets)
+        entropies.append(round(made.losses["one_hot"], 3))
         say(f"{settings['label']}: round {number + 1} of {rounds}, seen in {float(right[-1].float().mean()):.2f}")
     seconds = time.process_time() - started
     pixels, classes = np.concatenate(images), np.concatenate(targets)
@@ -132,6 +134,7 @@ def invert(teacher: nn.Module, settings: Record, device: torch.device) -> tuple[
             "cpu_seconds": round(seconds, 1),
             "cpu_seconds_per_image": round(seconds / len(pixels), 2),
             "seen_in_the_last_view": round(float(torch.cat(right).float().mean()), 4),
+            "cross_entropy_by_round": entropies,
             "losses": {name: round(value, 4) for name, value in made.losses.items()},
             **judged(teacher, pixels, classes, device),
         },

@@ -141,6 +141,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The same rows for a document."""
+    header, *rest = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([header, "|" + "---|" * len(rows[0]), *rest])
+
+
 def finish(name: str, result: Mapping[str, Any], text: str, options: argparse.Namespace) -> None:
     """Stores a result and prints it: the table for people, or JSON as the last line."""
     path = results_folder(options) / f"{name}.json"

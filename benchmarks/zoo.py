@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.records import Cells, Record, command_line, finish, provenance, results_folder, say, table
+from benchmarks.records import Cells, Record, command_line, finish, markdown, provenance, results_folder, say, table
 from benchmarks.zoo_cells import BATCH, CPU, budget_of, distil, job_of, new_student, new_trainer, top1, train
 from benchmarks.zoo_images import load_images
 from benchmarks.zoo_teachers import ZOO, input_of, load_teacher
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data", type=Path, help="folder with CIFAR-10 tars and public teachers; without, those are left out"
     )
     parser.add_argument("--only", nargs="+", choices=ZOO, help="teachers (default: all that the data allow)")
+    parser.add_argument("--markdown", action="store_true", help="print the table as docs/experiments.md has it")
     parser.add_argument("--teachers", action="store_true", help="train and measure the teachers, nothing else")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=300.0, help="CPU time of each cell (default 300)")
@@ -72,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"real images {cell['real_top1']:.3f}, {cell['quality']['verdict']}"
             )
     result = {**provenance(options.threads, "cpu"), "quick": options.quick, "teachers": summarize(found)}
+    if options.markdown:
+        print(markdown(rows_of(result)))
     finish("zoo", result, describe(result), options)
 
 
@@ -134,11 +137,12 @@ def summarize(cells: Sequence[Record]) -> list[Record]:
     return rows
 
 
-def describe(result: Mapping[str, Any]) -> str:
-    """The table for people."""
+def rows_of(result: Mapping[str, Any]) -> list[list[str]]:
+    """The table, header first."""
     rows = [
         [
             "teacher",
+            "seeds",
             "top-1",
             "student",
             "share",
@@ -154,6 +158,7 @@ def describe(result: Mapping[str, Any]) -> str:
     rows += [
         [
             row["teacher"],
+            str(row["seeds"]),
             f"{row['teacher_top1']:.3f}",
             f"{row['student_top1']:.3f}",
             f"{row['share']:.2f}",
@@ -167,7 +172,12 @@ def describe(result: Mapping[str, Any]) -> str:
         ]
         for row in result["teachers"]
     ]
-    return table(rows)
+    return rows
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """The table for people."""
+    return table(rows_of(result))
 
 
 if __name__ == "__main__":

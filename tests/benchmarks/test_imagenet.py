@@ -42,6 +42,7 @@ def test_every_method_makes_images_for_classes_of_its_own(
     assert 0 <= cell["agreement"] <= 1
     assert 0 < cell["confidence_in_target"] < 0.1
     assert cell["losses"]["bn"] > 0
+    assert all(entropy > 0 for entropy in cell["cross_entropy_by_round"])
 
 
 def test_the_table_has_a_row_for_every_method() -> None:

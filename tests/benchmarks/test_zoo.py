@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks import zoo_images
-from benchmarks.zoo import describe, summarize
+from benchmarks.records import markdown
+from benchmarks.zoo import describe, rows_of, summarize
 from benchmarks.zoo_images import load_images
 from benchmarks.zoo_networks import Plain, shrink_before_batch_norm
 from benchmarks.zoo_teachers import ZOO, cached, input_of
@@ -42,6 +43,11 @@ def test_a_row_says_whether_goal_and_verdict_are_met(
     (row,) = summarize([cell("digits-bn", student, real, verdict)])
     assert (row["reaches_goal"], row["verdicts_right"]) == (reaches_goal, is_right)
     assert "digits-bn" in describe({"teachers": [row]})
+
+
+def test_the_table_of_the_documents_is_the_same_table() -> None:
+    rows = rows_of({"teachers": summarize([cell("digits-bn", 0.73, 0.88, "good")])})
+    assert markdown(rows).splitlines()[2].startswith("| digits-bn | 1 | 0.900 | 0.730 | 0.81 | 0.880 | 0.83 | yes |")
 
 
 def test_seeds_of_a_teacher_are_one_row() -> None:
