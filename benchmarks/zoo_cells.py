@@ -79,7 +79,8 @@ def distil(
     task = build_task("classification", job.teacher.num_classes)
     inverter = build_inverter(job.synthesis, Setup(teacher, task, input, seed=job.seed, device=CPU))
     trainer = new_trainer(job, student, teacher, input)
-    pool, held_back = ImagePool(job.synthesis.num_images, input.shape, CPU), HeldBack(task, input, CPU)
+    pool = ImagePool(job.synthesis.num_images, input.shape, CPU)
+    held_back = HeldBack(task, input, CPU, teacher)
     sampling = seeds.generator(job.seed, seeds.SAMPLING)
     drawing = torch.Generator().manual_seed(job.seed)
     rounds = job.synthesis.total_batches

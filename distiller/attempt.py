@@ -97,9 +97,10 @@ class Distillation:
         self._task = models.task
         self._student = models.student().to(device)
         self._ranks = ranks
+        teacher = models.teacher().to(device)
         self._replica = Replica(
             spec,
-            models.teacher().to(device),
+            teacher,
             self._student,
             self._task,
             settings=turn.settings,
@@ -108,7 +109,7 @@ class Distillation:
         )
         self._trainer, self._pool = self._replica.trainer, self._replica.pool
         self._evaluator = self._build_evaluator()
-        self._held_back = HeldBack(self._task, spec.teacher.input, device)
+        self._held_back = HeldBack(self._task, spec.teacher.input, device, teacher)
         self._is_poor = False
         self._quality_every = max(BURST_STEPS, self._steps // QUALITY_MEASUREMENTS)
         self._source = JobShards(turn) if spec.shards is None else ExistingDataset(turn, spec.shards)
@@ -147,6 +148,9 @@ class Distillation:
 
     def train(self) -> None:
         """Takes images and trains as the pacing allows, until every image was taken and every step is done."""
+        if self._trainer.step_count == 0:
+            self._judge(is_final=False)  # what the teacher alone tells is known before the first image
+        self._replica.prepare(self._turn.check)
         if self._is_lockstep:
             self._catch_up()  # a predecessor may have stopped in the middle of a shard's steps
         while not self._source.is_complete or self._trainer.step_count < self._goal():

@@ -67,6 +67,8 @@ def _begin(payload: Any, ranks: RankGroup, settings: Settings, device: torch.dev
 def _carry_out(replica: Replica, command: str, argument: Any, payload: Any) -> None:
     if command == "measure_on":
         replica.measure_on(payload)
+    elif command == "prepare":
+        replica.prepare()
     elif command == "add":
         replica.add(payload, lambda add: add())
     elif command == "skip":

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from shared.networks.image_operations import Normalization, to_pixels
 from shared.networks.modes import evaluating
+from shared.networks.training_inputs import facts_of
 from shared.specs import InputSpec
 from shared.tasks.base import Task
 from shared.tasks.quality import kappa
@@ -35,10 +36,12 @@ class HeldBack:
         task: what logits mean.
         input: of the teacher.
         device: of both networks.
+        teacher: as it was given, with its BatchNorm layers.
     """
 
-    def __init__(self, task: Task, input: InputSpec, device: torch.device) -> None:
+    def __init__(self, task: Task, input: InputSpec, device: torch.device, teacher: nn.Module) -> None:
         self._task = task
+        self._facts = facts_of(teacher, input)
         self._device = device
         self._normalize = Normalization(input).to(device)
         self._most = max(FEWEST_IMAGES, min(MOST_IMAGES, MOST_BYTES // math.prod(input.shape)))
@@ -58,9 +61,14 @@ class HeldBack:
 
     @torch.no_grad()
     def measure(self, student: nn.Module, teacher: nn.Module) -> dict[str, float]:
-        """Measures of ``shared.tasks.quality`` by name; empty while there are too few images."""
+        """Measures of ``shared.tasks.quality`` by name; of the teacher alone while there are too few images.
+
+        Args:
+            student: in any mode.
+            teacher: the same as before, or a copy that says the same.
+        """
         if len(self._images) < FEWEST_IMAGES:
-            return {}
+            return dict(self._facts)
         with evaluating(student):
             answers = [self._answers(part, student, teacher) for part in torch.from_numpy(self._images).split(BATCH)]
         theirs, ours, confidence = (torch.cat(parts) for parts in zip(*answers, strict=True))
@@ -76,8 +84,7 @@ class HeldBack:
             "held_back_confidence": float(confidence.double().mean()),
             "class_entropy": float(-torch.xlogy(seen, seen).sum()) / most,
             "diversity": float(self._images.std(0).mean()) / 255,
-            "batch_norm": float(any("running_mean" in name for name in teacher.state_dict())),
-        }
+        } | self._facts
 
     def _answers(self, images: Tensor, student: nn.Module, teacher: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
         """What teacher and student say, and how sure the teacher is: flat, on the host."""

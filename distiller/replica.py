@@ -106,6 +106,11 @@ class Replica:
             ranks=self._ranks,
         )
 
+    def prepare(self, check: Callable[[], None] = lambda: None) -> None:
+        """Gets everything ready for the first step; ``check`` raises when the attempt is to end."""
+        self._ranks.tell("prepare")
+        self.trainer.prepare(check)
+
     def add(self, images: NDArray[np.uint8], persist: Callable[[Callable[[], None]], None]) -> None:
         """Puts images (N, C, H, W) into the pool.
 

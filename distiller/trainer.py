@@ -8,7 +8,7 @@ number, so a trainer that loads a ``state_dict`` goes on bit by bit like the one
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from distiller.global_batch_norm import global_statistics
 from distiller.kd_losses import build_kd_loss
+from distiller.procedural import ProceduralImages
 from distiller.ranks import Ranks
 from shared import seeds
 from shared.errors import UserError
+from shared.networks.batch_norm import layers_with_statistics
 from shared.networks.devices import explain_out_of_memory
 from shared.networks.folding import folded
 from shared.networks.image_operations import BatchAugmentation, BatchMixing, Normalization, to_pixels
@@ -73,6 +75,10 @@ class Trainer:
         self.steps = spec.steps
         self.device = device
         self.student = _channels_last(student, device)
+        self._procedural: ProceduralImages | None = None
+        if spec.procedural_share > 0 and layers_with_statistics(teacher):
+            most = self.steps * math.ceil(spec.batch_size * spec.procedural_share)
+            self._procedural = ProceduralImages(input, seed, teacher.to(device), device, most)
         self.teacher = _channels_last(_inference_form(teacher.to(device).eval(), task, input), device)
         self.augment = BatchAugmentation(spec.augmentation, (input.height, input.width))
         self.mix = None if spec.mix is None else BatchMixing(spec.mix, spec.mix_alpha)
@@ -106,11 +112,17 @@ class Trainer:
         """Step size of the next step."""
         return learning_rate_at(self.step_count, self.spec, self.steps)
 
+    def prepare(self, check: Callable[[], None]) -> None:
+        """What the first step would do before it, which may take minutes; ``check`` is called meanwhile."""
+        if self._procedural is not None:
+            self._procedural.prepare(check)
+
     def step(self, batch: Tensor) -> None:
         """One step; ``metrics`` tells how the steps went.
 
         Args:
-            batch: uint8 (N, C, H, W), N ≥ 2 for BatchNorm; best on the device already, or pinned.
+            batch: uint8 (N, C, H, W), N ≥ 2 for BatchNorm; best on the device already, or pinned. The first of them
+                give way to procedural images, as many as ``spec.procedural_share`` says.
 
         Raises:
             UserError: ``out_of_memory``, or ``wrong_output_shape`` when a network's logits are not the task's.
@@ -184,12 +196,16 @@ class Trainer:
         self._steps_in_sum = state["steps_in_sum"]
 
     def _prepare(self, batch: Tensor) -> Tensor:
-        """This rank's part: augmented, mixed, normalized, channels_last.
+        """This rank's part: some replaced by procedural images, augmented, mixed, normalized, channels_last.
 
         Bytes are augmented, since they are a quarter of the memory. All ranks draw for the whole batch: what happens to
         an image does not depend on their number.
         """
-        augmented = self.augment(batch.to(self.device, non_blocking=True), self.generator)
+        batch = batch.to(self.device, non_blocking=True)
+        count = round(len(batch) * self.spec.procedural_share)
+        if self._procedural is not None and count:
+            batch = torch.cat([batch[count:], self._procedural.sample(count, self.generator)])
+        augmented = self.augment(batch, self.generator)
         pixels = to_pixels(augmented.to(memory_format=torch.channels_last)).to(self._dtype)
         if self.mix is not None:
             pixels = self.mix(pixels, self.generator)

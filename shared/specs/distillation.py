@@ -85,6 +85,14 @@ class DistillationSpec(Spec):
         200, ge=1, le=100_000_000, description="Steps between student snapshots for the adversarial term."
     )
     augmentation: AugmentationSpec = Field(default_factory=AugmentationSpec)
+    procedural_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of every batch that is not taken from the shards but drawn by formula: shapes that hide one "
+        "another and textures, chosen to fit the teacher's BatchNorm statistics. They show what inverted images lack. "
+        "For a teacher without BatchNorm there are none.",
+    )
     mix: Literal["cutmix", "mixup"] | None = Field(
         None,
         description="Mixes every image with another of its batch, and asks the teacher what it sees then. `cutmix` "

@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 MEANT_BY_FAST: Final[Mapping[str, Any]] = {"bn_distance": "norm"}
-MEANT_BY_DISTILLATION: Final[Mapping[str, Any]] = {"max_gradient_norm": None, "learning_rate_warmup_steps": 0}
+MEANT_BY_DISTILLATION: Final[Mapping[str, Any]] = {
+    "max_gradient_norm": None,
+    "learning_rate_warmup_steps": 0,
+    "procedural_share": 0.0,
+}
 MEANT_BY_AUGMENTATION: Final[Mapping[str, Any]] = {"padding": "black"}
 
 

@@ -66,14 +66,15 @@ class JobSpec(Spec):
         written = data.get("synthesis")
         if written is None and data.get("shards") is None:
             written = {}
-        if not isinstance(written, dict):
-            return data
         teacher = data.get("teacher")
+        if not isinstance(written, dict):
+            return {**data, **_distillation_from_task(data, teacher)}
         arch = teacher.get("arch") if isinstance(teacher, dict) else None
         synthesis = fill_from_preset(written, arch)
         if data.get("shards") is None:
             synthesis = _fill_from_task(synthesis, teacher)
-        return {**data, "synthesis": synthesis, **_distillation_of(synthesis.get("preset"), data)}
+        filled = {**data, "synthesis": synthesis, **_distillation_of(synthesis.get("preset"), data)}
+        return {**filled, **_distillation_from_task(filled, teacher)}
 
     @model_validator(mode="after")
     def _crops_fit_the_images(self) -> Self:
@@ -149,6 +150,16 @@ def _distillation_of(preset: object, data: dict[str, Any]) -> dict[str, Any]:
         return {} if "distillation" in data or "student" in data else {"distillation": None}
     written = data.get("distillation", {})
     return {"distillation": {**implied, **written}} if isinstance(written, dict) else {}
+
+
+def _distillation_from_task(data: dict[str, Any], teacher: Any) -> dict[str, Any]:
+    """The job's ``distillation`` with the task's defaults where nothing else says anything, as an update."""
+    name = teacher.get("task") if isinstance(teacher, dict) else None
+    written = data.get("distillation", {})
+    if name not in TASK_NAMES or not isinstance(written, dict):
+        return {}
+    defaults = dict(describe_task(str(name)).distillation_defaults)
+    return {"distillation": {**defaults, **written}} if defaults else {}
 
 
 def _fill_from_task(synthesis: dict[str, Any], teacher: Any) -> dict[str, Any]:

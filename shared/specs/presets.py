@@ -108,6 +108,7 @@ _PAPER_DISTILLATION: Final[Mapping[str, Any]] = {
     "final_learning_rate": 2e-4,
     "learning_rate_warmup_steps": 0,
     "max_gradient_norm": None,
+    "procedural_share": 0.0,
     "augmentation": _PAPER["augmentation"],
 }
 
@@ -122,6 +123,7 @@ PRESET_DISTILLATION: Final[Mapping[str, Mapping[str, Any] | None]] = {
         "final_learning_rate": 0.0,
         "learning_rate_warmup_steps": 0,
         "max_gradient_norm": None,
+        "procedural_share": 0.0,
         "batch_size": 100,
         "steps_per_batch": 100,
     },

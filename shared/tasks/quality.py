@@ -6,6 +6,7 @@ they predict the accuracy on real images, and where the thresholds come from, is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 from pydantic import BaseModel, Field
 
 from shared.specs import JobSpec
+from shared.specs.normalizations import NORMALIZATIONS
 
 
 class Verdict(StrEnum):
@@ -48,6 +50,25 @@ on them and know nothing of real ones."""
 
 STALLED_LOSS: Final = 0.8
 
+LEAST_PIXEL, MOST_PIXEL, MOST_PIXEL_DEVIATION, LEAST_PIXEL_DEVIATION = -0.15, 1.15, 0.6, 0.07
+"""What a training's pixels, which lie from 0 to 1 and deviate by 0.5 at most, are estimated to have had. The estimate
+was within 0.07 and a fifth for networks whose training data are known."""
+
+PROPOSED: Final = ("none", "half", "imagenet")
+"""Of ``NORMALIZATIONS``, those that tell apart; the others are near ImageNet's."""
+
+USUAL_PIXELS: Final = (0.45, 0.27)
+"""Mean and deviation of pixels in usual collections."""
+
+TEACHER_FACTS: Final = (
+    "batch_norm",
+    "training_input_mean",
+    "training_input_deviation",
+    "training_pixel_mean",
+    "training_pixel_deviation",
+)
+"""Of ``shared.networks.training_inputs.facts_of``."""
+
 NORMALIZATION_FIRST: Final = (
     "Check teacher.input first: mean and std must be those that the teacher was trained with, and so must the size. "
 )
@@ -60,7 +81,7 @@ def judge(measures: Mapping[str, float], *, is_final: bool = True) -> Quality:
         measures: those of ``MEASURES`` that are known.
         is_final: the student is done; before, only what no further training mends counts against it.
     """
-    findings = [*_of_images(measures), *(_of_student(measures) if is_final else ())]
+    findings = [*_of_teacher(measures), *_of_images(measures), *(_of_student(measures) if is_final else ())]
     worst = max(findings, key=lambda each: list(Verdict).index(each.verdict), default=None)
     if worst is not None:
         return worst.model_copy(update={"measures": dict(measures)})
@@ -70,6 +91,44 @@ def judge(measures: Mapping[str, float], *, is_final: bool = True) -> Quality:
     else:
         reason = "Nothing speaks against the images so far."
     return Quality(verdict=Verdict.GOOD, reason=reason, measures=dict(measures))
+
+
+def _of_teacher(measures: Mapping[str, float]) -> Iterable[Quality]:
+    """What its first BatchNorm layer tells of the normalization (``shared.networks.training_inputs``)."""
+    mean, deviation = measures.get("training_pixel_mean"), measures.get("training_pixel_deviation")
+    if mean is None or deviation is None:
+        return
+    said = (
+        f"By teacher.input.mean and std, the pixels of the teacher's training had a mean of {mean:.2f} and a standard "
+        f"deviation of {deviation:.2f}, as its first BatchNorm layer remembers them"
+    )
+    remedy = "Use the mean and std that the teacher was trained with."
+    if (likely := likely_normalization(measures)) is not None:
+        mean_of, std_of = (", ".join(f"{value:g}" for value in values) for values in NORMALIZATIONS[likely])
+        remedy = (
+            f"Use the mean and std that the teacher was trained with; of the common ones, `{likely}` fits best: "
+            f"mean [{mean_of}], std [{std_of}]."
+        )
+    if not LEAST_PIXEL <= mean <= MOST_PIXEL or deviation > MOST_PIXEL_DEVIATION:
+        reason = f"{said}. There are no such images: pixels lie between 0 and 1."
+        yield Quality(verdict=Verdict.POOR, reason=reason, remedy=remedy)
+    elif deviation < LEAST_PIXEL_DEVIATION:
+        reason = f"{said}. Hardly any images have so little contrast."
+        yield Quality(verdict=Verdict.DOUBTFUL, reason=reason, remedy=remedy)
+
+
+def likely_normalization(measures: Mapping[str, float]) -> str | None:
+    """The name of the common normalization that gives the training's pixels the most usual mean and deviation."""
+    if "training_input_mean" not in measures or "training_input_deviation" not in measures:
+        return None
+    center, spread = measures["training_input_mean"], max(measures["training_input_deviation"], 1e-6)
+
+    def strangeness(name: str) -> float:
+        mean, std = (sum(values) / len(values) for values in NORMALIZATIONS[name])
+        usual_mean, usual_deviation = USUAL_PIXELS
+        return abs(center * std + mean - usual_mean) + abs(math.log(spread * std / usual_deviation))
+
+    return min(PROPOSED, key=strangeness)
 
 
 def _of_images(measures: Mapping[str, float]) -> Iterable[Quality]:
@@ -147,14 +206,17 @@ def measures_of_series(rows: Iterable[Mapping[str, float | None]], *, targets_ma
     """What the workers' reports tell.
 
     ``label_agreement`` and ``teacher_confidence`` over the second half of what was made, when the generator had
-    learned something, and ``kd_loss_share``: the last tenth of the distillation loss as a share of the second tenth.
+    learned something, ``kd_loss_share``: the last tenth of the distillation loss as a share of the second tenth, and
+    what is known of the teacher.
 
     Args:
         rows: values by name, oldest first.
         targets_matter: images were to show their target; where targets were never dealt out, few do, and it is no harm.
     """
     series: dict[str, list[float]] = {"label_agreement": [], "teacher_confidence": [], "loss": []}
+    facts: dict[str, float] = {}
     for values in rows:
+        facts |= {name: value for name in TEACHER_FACTS if (value := values.get(name)) is not None}
         for name, found in series.items():
             value = values.get(name)
             if value is not None:
@@ -165,7 +227,7 @@ def measures_of_series(rows: Iterable[Mapping[str, float | None]], *, targets_ma
     losses, tenth = series["loss"], len(series["loss"]) // 10
     if tenth and (start := _mean(losses[tenth : 2 * tenth])) > 0:
         measures["kd_loss_share"] = _mean(losses[-tenth:]) / start
-    return measures
+    return measures | facts
 
 
 def measures_of_job(spec: JobSpec, rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

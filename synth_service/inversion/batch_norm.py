@@ -22,27 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.errors import UserError
+from shared.networks.batch_norm import layers_with_statistics, smallest_spread
 
 PLAIN_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Layers whose evaluation is known exactly, so that it can be fused with the measurement."""
-
-SMALLEST_VARIANCE = 1e-3
-"""Share of its layer's mean variance that a channel's is taken to have at least: a channel that was constant in
-training must not outweigh all others for a little noise."""
-
-
-def layers_with_statistics(network: nn.Module) -> list[nn.Module]:
-    """Every layer that keeps running statistics per channel: BatchNorm of any kind, frozen or not.
-
-    They are recognized by what they keep rather than by their class, since frozen variants
-    (torchvision's, timm's, a user's own) share no base class.
-    """
-    found = []
-    for module in network.modules():
-        mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
-        if isinstance(mean, Tensor) and isinstance(variance, Tensor) and mean.ndim == 1 == variance.ndim:
-            found.append(module)
-    return found
 
 
 class BatchNormMatching:
@@ -159,10 +142,8 @@ class BatchNormMatching:
         places = torch.arange(len(layers), device=goal.device)
         membership = (torch.tensor(columns, device=goal.device)[:, None] == places).to(goal.dtype)
         weights = None if self._layer_weights is None else goal.new_tensor([self._layer_weights[i] for i in order])
-        # What a layer itself adds to its variances, too: less than that makes no difference to the network.
-        eps = goal.new_tensor([float(getattr(layer, "eps", 0.0)) for layer in layers])
-        floor = membership @ (eps + SMALLEST_VARIANCE * (goal[1] @ membership / membership.sum(0)))
-        return _Goal(order, goal, membership, weights, floor.clamp_min(torch.finfo(goal.dtype).tiny))
+        floor = torch.cat([smallest_spread(layer).to(goal.dtype).expand(len(layer.running_mean)) for layer in layers])
+        return _Goal(order, goal, membership, weights, floor)
 
     def update_average(self) -> None:
         """Take the last forward pass into the running average: once per round, after the inner loop.

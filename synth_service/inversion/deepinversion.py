@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared import seeds
+from shared.networks.batch_norm import layers_with_statistics
 from shared.specs import DeepInversionSynthesis
 from shared.specs.synthesis import PixelSynthesis
 from synth_service.inversion import losses
 from synth_service.inversion.attention import AttentionEntropy
 from synth_service.inversion.base import Check, Inverter
-from synth_service.inversion.batch_norm import layers_with_statistics
 from synth_service.inversion.objective import BestImages, Evaluation
 from synth_service.inversion.terms import (
     Balance,

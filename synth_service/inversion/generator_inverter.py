@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import UserError
+from shared.networks.batch_norm import layers_with_statistics
 from shared.networks.image_operations import BatchAugmentation
 from shared.specs import GeneratorSynthesis
 from synth_service.inversion.attention import AttentionEntropy
 from synth_service.inversion.base import Check, Inverter
-from synth_service.inversion.batch_norm import layers_with_statistics
 from synth_service.inversion.generators import build_generator
 from synth_service.inversion.objective import BestImages
 from synth_service.inversion.terms import Adversarial, Balance, BatchNormStatistics, LossTerm, OneHot, Setup, weighted

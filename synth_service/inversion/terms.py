@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import UserError
+from shared.networks.batch_norm import layers_with_statistics
 from shared.specs import InputSpec
 from shared.specs.precision import PrecisionName
 from shared.tasks.base import Task
-from synth_service.inversion.batch_norm import BatchNormMatching, layers_with_statistics
+from synth_service.inversion.batch_norm import BatchNormMatching
 from synth_service.inversion.losses import class_balance, jensen_shannon
 
 

@@ -16,6 +16,7 @@ import structlog
 from shared import seeds
 from shared.broker import StudentSnapshot
 from shared.networks.devices import choose_device
+from shared.networks.training_inputs import facts_of
 from shared.shards.format import SampleBatch
 from shared.storage import job_paths
 from shared.worker.completion import finish
@@ -61,10 +62,12 @@ class Synthesis:
         self._wants_student = spec.distillation is not None and self._spec.adversarial > 0
         self._student = self._models.student(is_inverted=True).to(device) if self._wants_student else None
         self._snapshot: StudentSnapshot | None = None
+        teacher = self._models.teacher(is_inverted=True).to(device)
+        self._teacher_facts = facts_of(teacher, spec.teacher.input)
         self._inverter = build_inverter(
             self._spec,
             Setup(
-                teacher=self._models.teacher(is_inverted=True).to(device),
+                teacher=teacher,
                 task=self._models.task,
                 input=spec.teacher.input,
                 seed=seeds.partition_seed(spec.seed, self._task.partition),
@@ -204,7 +207,8 @@ class Synthesis:
         """Announces what is sealed; with ``wait``, everything that was submitted."""
         for manifest, end in writer.sealed(block=wait):
             self._publisher.announce(manifest, end)
-            self._turn.report(step=end.rounds, metrics=end.losses)
+            self._turn.report(step=end.rounds, metrics={**end.losses, **self._teacher_facts})
+            self._teacher_facts = {}  # told once
 
 
 def _seen(batch: SyntheticBatch) -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tarfile
-import threading
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,6 @@ from tests.shared.broker.manifests import manifest_of
 from tests.shared.broker.test_leases import claim
 from tests.specs import job_fields, small_job
 from tests.turns import put_teacher, turn_at
-
-LOCKSTEP = {"pacing": "lockstep", "steps_per_batch": 5, "batch_size": 16, "warmup_batches": 0}
-"""Of four batches: 20 steps, as many as in free pacing."""
 
 
 def a_job() -> JobSpec:
@@ -143,20 +139,15 @@ def test_initial_shards_join_the_pool_and_count_for_nothing_else(broker: Broker,
             tar.addfile(member, io.BytesIO(picture.getvalue()))
     storage.put_bytes(content.getvalue(), "data/first.tar")
     fields = job_fields(synthesis={"max_backlog": 8})
-    fields |= {"initial_shards": "data/first.tar", "distillation": LOCKSTEP}
-    spec = JobSpec.model_validate(fields)
+    spec = JobSpec.model_validate(fields | {"initial_shards": "data/first.tar"})
     put_teacher(storage, spec)
     job = broker.jobs.create(spec)
 
-    def both() -> None:
-        with turn_at(claim(broker, Role.DISTILLATION), broker, storage) as turn:
-            distil(turn)
-
-    distilling = threading.Thread(target=both)
-    distilling.start()
+    # One after the other: while one thread traces the teacher, no other can call a network.
     with turn_at(claim(broker), broker, storage) as turn:
         synthesize(turn)
-    distilling.join()
+    with turn_at(claim(broker, Role.DISTILLATION), broker, storage) as turn:
+        distil(turn)
 
     record = broker.jobs.get(job.id)
     assert record.state is State.SUCCEEDED

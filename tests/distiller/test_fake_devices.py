@@ -28,7 +28,9 @@ def unpinned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trainer_of(precision: PrecisionName = "float32", **changes: Any) -> Trainer:
-    spec = DistillationSpec(steps=10, batch_size=BATCH, augmentation=AugmentationSpec(), **changes)
+    spec = DistillationSpec(
+        steps=10, batch_size=BATCH, augmentation=AugmentationSpec(), **({"procedural_share": 0.0} | changes)
+    )
     teacher, student = (
         build_network(NetworkSpec(arch=arch), num_classes=TASK.num_classes, input=COLOR)
         for arch in ("resnet20", "resnet8")
@@ -48,6 +50,9 @@ class FakeStep:
         parameters = [*self.trainer.student.parameters(), *self.trainer.loss.parameters()]
         self.trainer._optimizer = _optimizer(self.trainer.spec, parameters)
         self.trainer._loss_sum = fake(self.trainer._loss_sum, self.mode, device)
+        if (procedural := self.trainer._procedural) is not None:  # chosen before the first step
+            procedural._images = fake(torch.zeros((64, *COLOR.shape), dtype=torch.uint8), self.mode, "cpu")
+            procedural._device = self.trainer.device
         monkeypatch.setattr(self.trainer, "_draw_seed", lambda: 7)
 
     def batch(self) -> Tensor:
@@ -56,18 +61,22 @@ class FakeStep:
             return torch.empty((BATCH, *COLOR.shape), dtype=torch.uint8)
 
 
+@pytest.mark.parametrize("procedural_share", [0.0, 0.5])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_step_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+def test_a_step_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, optimizer: str, procedural_share: float) -> None:
     """Mixing draws its shares with scipy, on the host: that cannot be faked, and waits for no device."""
-    step = FakeStep("cpu", monkeypatch, optimizer=optimizer)
+    step = FakeStep("cpu", monkeypatch, optimizer=optimizer, procedural_share=procedural_share)
     with step.mode, Waits() as waits:
         step.trainer.step(step.batch())
         step.trainer.step(step.batch())
     assert waits.total == 0
 
 
-def test_on_a_gpu_the_forward_pass_of_a_step_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = FakeStep("cuda", monkeypatch)
+@pytest.mark.parametrize("procedural_share", [0.0, 0.5])
+def test_on_a_gpu_the_forward_pass_of_a_step_stays_there(
+    monkeypatch: pytest.MonkeyPatch, procedural_share: float
+) -> None:
+    step = FakeStep("cuda", monkeypatch, procedural_share=procedural_share)
     monkeypatch.setattr(torch.random, "fork_rng", lambda _: torch.no_grad())  # there is no state of a GPU to keep
     with step.mode, Waits() as waits:
         images = step.trainer._prepare(step.batch())

@@ -38,6 +38,7 @@ def spec_of(**changes: Any) -> DistillationSpec:
         "learning_rate_warmup_steps": 0,
         "max_gradient_norm": None,
         "temperature": 4.0,
+        "procedural_share": 0.0,
         "augmentation": UNCHANGED,
     }
     return DistillationSpec(**(fields | changes))

@@ -144,6 +144,18 @@ def test_a_preset_brings_its_own_distillation_which_written_fields_win_over() ->
     assert (spec.distillation.temperature, spec.distillation.batch_size) == (2.0, 100)
 
 
+@pytest.mark.parametrize("source", [{}, {"shards": "somewhere", "distillation": {"steps": 5}}])
+def test_a_task_has_defaults_of_its_own_which_written_fields_win_over(source: dict[str, Any]) -> None:
+    teacher = {**TEACHER, "arch": "deeplab_small", "task": "semantic-segmentation"}
+    maps: dict[str, Any] = {"teacher": teacher, "student": {"arch": "deeplab_tiny"}, **source}
+    chosen = {**maps, "distillation": {**maps.get("distillation", {}), "procedural_share": 0.25}}
+
+    for fields, expected in ((maps, 0.0), (chosen, 0.25)):
+        distillation = parse(**fields).distillation
+        assert distillation is not None
+        assert distillation.procedural_share == expected
+
+
 def test_calibration_needs_no_student() -> None:
     spec = JobSpec.model_validate({"teacher": TEACHER, "synthesis": {"preset": "calibration"}})
     assert spec.distillation is None

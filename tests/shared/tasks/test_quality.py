@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.tasks.quality import Verdict, judge, kappa, measures_of_series
+from shared.tasks.quality import Verdict, judge, kappa, likely_normalization, measures_of_series
 
 FINE = {
     "held_back_agreement": 0.9,
@@ -42,6 +42,53 @@ def test_what_is_wrong_is_said_with_a_remedy(change: dict[str, float], verdict: 
     assert quality.verdict is verdict
     assert words in quality.reason
     assert quality.remedy
+
+
+TRAINED_ON_HALF = {"training_input_mean": -0.34, "training_input_deviation": 0.64}
+"""As digits whose pixels have mean 0.33 and deviation 0.32 are, with mean 0.5 and std 0.5."""
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "verdict"),
+    [
+        (0.5, 0.5, Verdict.GOOD),
+        (0.449, 0.226, Verdict.GOOD),  # wrong, but there are images of so little contrast
+        (0.0, 1.0, Verdict.POOR),
+        (0.5, 0.05, Verdict.DOUBTFUL),
+        (-0.5, 0.5, Verdict.POOR),
+    ],
+)
+def test_a_normalization_that_no_training_can_have_had_is_called_out(mean: float, std: float, verdict: Verdict) -> None:
+    facts = {"training_pixel_mean": -0.34 * std + mean, "training_pixel_deviation": 0.64 * std}
+
+    for is_final in (False, True):
+        quality = judge(FINE | TRAINED_ON_HALF | facts, is_final=is_final)
+
+        assert quality.verdict is verdict
+        if verdict is not Verdict.GOOD:
+            assert "teacher.input.mean and std" in quality.reason
+            assert f"deviation of {0.64 * std:.2f}" in quality.reason
+            assert "`half` fits best: mean [0.5], std [0.5]" in quality.remedy
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "expected"),
+    [(0.45, 0.25, "none"), (-0.1, 0.5, "half"), (0.0, 1.05, "imagenet")],
+)
+def test_the_common_normalization_that_fits_is_named(mean: float, deviation: float, expected: str) -> None:
+    measures = {"training_input_mean": mean, "training_input_deviation": deviation}
+
+    assert likely_normalization(measures) == expected
+
+
+def test_of_a_teacher_that_does_not_tell_nothing_is_claimed() -> None:
+    assert likely_normalization(FINE) is None
+
+
+def test_what_is_known_of_the_teacher_is_found_in_any_row() -> None:
+    rows = [{"bn": 1.0, "training_pixel_mean": 0.4, "batch_norm": 1.0}, {"bn": 0.5}]
+
+    assert measures_of_series(rows) == {"training_pixel_mean": 0.4, "batch_norm": 1.0}
 
 
 def test_normalization_is_the_first_suspect_of_images_that_the_teacher_does_not_know() -> None:

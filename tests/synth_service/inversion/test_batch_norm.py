@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from shared.errors import UserError
-from synth_service.inversion.batch_norm import BatchNormMatching, layers_with_statistics
+from shared.networks.batch_norm import layers_with_statistics
+from synth_service.inversion.batch_norm import BatchNormMatching
 from tests.golden import fill_by_formula, formula_image
 from tests.synth_service.inversion.samples import SmallNetwork
 
