@@ -63,6 +63,9 @@ SWEEPER: Final = Key(f"{PREFIX}sweeper")
 STATISTICS: Final = Key(f"{PREFIX}statistics")
 """Hash of counts over all jobs that there ever were; see ``shared.broker.statistics``."""
 
+NEWEST_MEASUREMENT: Final = "newest:measurement"
+"""Field of that hash: the last measurement of a student, of any job, as JSON."""
+
 WORKERS: Final = Key(f"{PREFIX}workers")
 """Sorted set of the names of workers, by when they were last heard of."""
 

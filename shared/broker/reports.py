@@ -44,7 +44,10 @@ local lately = get(task .. ':reports') or ''
 if string.find(lately, report_id, 1, true) then return 'ok' end
 set(task .. ':reports', string.sub(report_id .. lately, 1, {REPORTS_REMEMBERED} * #report_id))
 if event_type then event(event_type, task, event_data) end
-if measurement then set('measurement', measurement) end
+if measurement then
+  set('measurement', measurement)
+  redis.call('HSET', '{keys.STATISTICS}', '{keys.NEWEST_MEASUREMENT}', measurement)
+end
 if quality then set('quality', quality) end
 if not values then return 'ok' end
 local time = now()

@@ -17,7 +17,7 @@ from shared.broker import keys
 from shared.broker.connection import Client
 from shared.broker.keys import Key
 from shared.broker.scripts import script
-from shared.jobs import Role, State
+from shared.jobs import Measurement, Role, State
 
 LAG_JOBS = 1000
 """Most jobs asked for their shard lag: the oldest that are to be distilled, which are served first."""
@@ -142,6 +142,8 @@ class Snapshot:
     """Steps made, ever, those that a successor had to repeat included."""
     events: dict[tuple[str, str], int]
     """How often each type of event has happened, ever, by role; the role of an event of a whole job is empty."""
+    newest_measurement: Measurement | None
+    """The last time that a student was measured on labeled images, whichever job's it is."""
 
 
 class Statistics:
@@ -166,7 +168,9 @@ class Statistics:
         answer = json.loads(text)
         time = float(answer["time"])
         flat: list[str] = list(answer["counts"])
-        counts = {name: int(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
+        kept = dict(zip(flat[::2], flat[1::2], strict=True))
+        measurement = kept.pop(keys.NEWEST_MEASUREMENT, None)
+        counts = {name: int(value) for name, value in kept.items()}
         lags: list[int] = list(answer["lags"])
         return Snapshot(
             jobs={state: counts.get(f"jobs:{state}", 0) for state in State},
@@ -181,6 +185,7 @@ class Statistics:
             shard_bytes=counts.get("shard_bytes", 0),
             distillation_steps=counts.get(f"done:{Role.DISTILLATION}", 0),
             events={_event(name): count for name, count in counts.items() if name.startswith("events:")},
+            newest_measurement=None if measurement is None else Measurement.model_validate_json(measurement),
         )
 
     def memory(self) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 from shared.broker import Broker
-from shared.jobs import JobRecord, Role
+from shared.jobs import JobRecord, Measurement, Role
 from shared.settings import Settings
 from shared.storage import Storage
 from synth_service.api.app import create_app
@@ -41,6 +41,20 @@ def test_it_is_the_text_format_of_prometheus(client: TestClient) -> None:
     openmetrics = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
     assert openmetrics.text.endswith("# EOF\n")
+
+
+def test_the_last_evaluation_shows_by_metric_whatever_the_task(
+    client: TestClient, broker: Broker, storage: Storage, job: JobRecord
+) -> None:
+    assert value(client, "dfkd_newest_evaluation", metric="student_miou") is None
+    attempt = claim(broker, Role.DISTILLATION)
+    for step, miou in ((10, 0.25), (20, 0.5)):
+        metrics = {"student_miou": miou, "teacher_miou": 0.9, "agreement": 0.75}
+        broker.reports.report(attempt, measurement=Measurement.of(step, metrics))
+
+    assert value(client, "dfkd_newest_evaluation", metric="student_miou") == 0.5
+    assert value(client, "dfkd_newest_evaluation", metric="agreement") == 0.75
+    assert value(client, "dfkd_newest_evaluation", metric="student_top1") is None
 
 
 def test_the_work_of_a_job_shows(client: TestClient, broker: Broker, storage: Storage, job: JobRecord) -> None:
