@@ -136,7 +136,7 @@ def trainer_of(setting: Setting, device: torch.device) -> Trainer:
         build_network(NetworkSpec(arch=arch), num_classes=NUM_CLASSES, input=shape)
         for arch in (setting.teacher, setting.student)
     )
-    spec = DistillationSpec(steps=1_000_000, batch_size=setting.batch)
+    spec = DistillationSpec(steps=1_000_000, batch_size=setting.batch, procedural_share=0.0)
     return Trainer(spec, student, teacher, task=TASK, input=shape, seed=0, device=device, precision=setting.precision)
 
 

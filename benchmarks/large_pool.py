@@ -106,6 +106,7 @@ def measure(images: int, memory_bytes: int, steps: int, batch_size: int, device:
         batch_size=batch_size,
         optimizer="adamw",
         mix="cutmix",
+        procedural_share=0.0,
         augmentation=AugmentationSpec(resized_crop_scale=0.08),
     )
     random = torch.Generator().manual_seed(0)

@@ -77,7 +77,7 @@ def distil(
     assert job.distillation.steps is not None
     input, steps = job.teacher.input, job.distillation.steps
     task = build_task("classification", job.teacher.num_classes)
-    inverter = build_inverter(job.synthesis, Setup(teacher, task, input, seed=job.seed, device=CPU))
+    inverter = build_inverter(job.synthesis, Setup(teacher, task, input, job.seed, CPU, job.precision))
     trainer = new_trainer(job, student, teacher, input)
     pool = ImagePool(job.synthesis.num_images, input.shape, CPU)
     held_back = HeldBack(task, input, CPU, teacher)
@@ -127,7 +127,7 @@ def budget_of(
     input = job.teacher.input
     assert job.synthesis is not None
     task, student = build_task("classification", job.teacher.num_classes), new_student(name, 0)
-    inverter = build_inverter(job.synthesis, Setup(teacher, task, input, seed=0, device=CPU))
+    inverter = build_inverter(job.synthesis, Setup(teacher, task, input, 0, CPU, job.precision))
     inverter.use_student(student)
     trainer = new_trainer(job, student, teacher, input)
     for _ in range(2):
@@ -150,7 +150,8 @@ def new_trainer(job: JobSpec, student: nn.Module, teacher: nn.Module, input: Inp
     """The trainer of a job, for the shape and normalization given."""
     assert job.distillation is not None
     task = build_task("classification", job.teacher.num_classes)
-    return Trainer(job.distillation, student, teacher, task=task, input=input, seed=job.seed, device=CPU)
+    spec, seed = job.distillation, job.seed
+    return Trainer(spec, student, teacher, task=task, input=input, seed=seed, device=CPU, precision=job.precision)
 
 
 def train(trainer: Trainer, pool: ImagePool, goal: int, sampling: torch.Generator) -> list[dict[str, float | None]]:
