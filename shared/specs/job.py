@@ -8,7 +8,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -152,6 +152,9 @@ def _distillation_of(preset: object, data: dict[str, Any]) -> dict[str, Any]:
     return {"distillation": {**implied, **written}} if isinstance(written, dict) else {}
 
 
+OF_THE_OPTIMIZER: Final = ("optimizer", "learning_rate", "final_learning_rate", "momentum", "weight_decay")
+
+
 def _distillation_from_task(data: dict[str, Any], teacher: Any) -> dict[str, Any]:
     """The job's ``distillation`` with the task's defaults where nothing else says anything, as an update."""
     name = teacher.get("task") if isinstance(teacher, dict) else None
@@ -159,6 +162,9 @@ def _distillation_from_task(data: dict[str, Any], teacher: Any) -> dict[str, Any
     if name not in TASK_NAMES or not isinstance(written, dict):
         return {}
     defaults = dict(describe_task(str(name)).distillation_defaults)
+    if not written.keys().isdisjoint(OF_THE_OPTIMIZER):
+        # A step size goes with one optimizer: whoever names either does not mean the task's.
+        defaults = {key: value for key, value in defaults.items() if key not in OF_THE_OPTIMIZER}
     return {"distillation": {**defaults, **written}} if defaults else {}
 
 

@@ -123,8 +123,14 @@ SEMANTIC_SEGMENTATION: Final = TaskDescription(
     grid_caption="Synthetic images with the teacher's maps, from early to late; a row for each class that stands out",
     label_members=("seg.png",),
     synthesis_defaults=(("generator", "dcgan"), ("balance", 1.0)),
-    # Most of an image drawn by formula is background to the teacher.
-    distillation_defaults=(("procedural_share", 0.0),),
+    distillation_defaults=(
+        # Most of an image drawn by formula is background to the teacher.
+        ("procedural_share", 0.0),
+        # Most pixels are easy, so that the mean over all has small gradients, which AdamW makes up for.
+        ("optimizer", "adamw"),
+        ("learning_rate", 0.01),
+        ("weight_decay", 1e-4),
+    ),
 )
 
 OWN_TASKS: Final = (CLASSIFICATION, SEMANTIC_SEGMENTATION)

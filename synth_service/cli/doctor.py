@@ -18,9 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from shared.broker.connection import connect
+from shared.broker.storage_record import StorageRecord
 from shared.extras import installed_version, missing_packages
 from shared.settings import Settings, check_exposure
 from shared.storage import Storage
+from shared.storage.identity import StorageIdentity
+from shared.storage.names import MARKER
+from shared.storage.outages import StorageUnavailable
 from synth_service.cli.running import read_settings
 from synth_service.client import ApiError, Client, ServerUnreachable, UnexpectedAnswer
 from synth_service.local.redis import NO_SERVER, server_program
@@ -69,6 +73,7 @@ def examine(*, url: str | None, api_key: str | None, storage: str | None) -> lis
         ("gpus", _gpus),
         ("redis", lambda: _redis(settings)),
         ("storage", lambda: _storage(storage or settings.storage)),
+        ("storage marker", lambda: _marker(settings, storage or settings.storage)),
         ("api keys", lambda: _keys(settings)),
         ("service", lambda: _service(url, api_key)),
     )
@@ -182,6 +187,28 @@ def _storage(root: str) -> Outcome:
     free = shutil.disk_usage(there).free
     detail = f"{folder}{'' if there == folder else ' will be made'}, {free / 1024**3:,.1f} GB free"
     return (Status.WARNING if free < FEW_FREE_BYTES else Status.OK), detail
+
+
+def _marker(settings: Settings, root: str) -> Outcome:
+    """Whether the storage is the one that the jobs of this Redis lie in."""
+    import redis
+
+    if settings.redis_url is None:
+        return Status.OK, "not compared: REDIS_URL is not set, and `dfkd up` compares its own"
+    if "://" not in root and not Path(root).expanduser().is_dir():
+        return Status.OK, "there is no storage yet"
+    with connect(settings.redis_url, retries=0, timeout_seconds=TIMEOUT_SECONDS) as server:
+        record = StorageRecord(server)
+        try:
+            StorageIdentity(Storage(root, create=False), record).compare()
+            recorded = record.get()
+        except StorageUnavailable as error:
+            return Status.BROKEN, str(error)
+        except redis.RedisError:
+            return Status.WARNING, "not compared: Redis cannot be asked"
+    if recorded is None:
+        return Status.OK, "none is recorded in Redis; the first job or model makes it"
+    return Status.OK, f"{MARKER} holds {recorded}, as Redis has it"
 
 
 def _keys(settings: Settings) -> Outcome:

@@ -154,6 +154,24 @@ def test_a_task_has_defaults_of_its_own_which_written_fields_win_over(source: di
         distillation = parse(**fields).distillation
         assert distillation is not None
         assert distillation.procedural_share == expected
+        assert (distillation.optimizer, distillation.learning_rate) == ("adamw", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ({"learning_rate": 0.2}, ("sgd", 0.2)),
+        ({"optimizer": "sgd"}, ("sgd", 0.1)),
+        ({"optimizer": "adamw"}, ("adamw", 0.001)),
+    ],
+)
+def test_a_written_optimizer_or_step_size_takes_none_of_the_tasks(
+    written: dict[str, Any], expected: tuple[str, float]
+) -> None:
+    teacher = {**TEACHER, "arch": "deeplab_small", "task": "semantic-segmentation"}
+    distillation = parse(teacher=teacher, student={"arch": "deeplab_tiny"}, distillation=written).distillation
+    assert distillation is not None
+    assert (distillation.optimizer, distillation.learning_rate) == expected
 
 
 def test_calibration_needs_no_student() -> None:

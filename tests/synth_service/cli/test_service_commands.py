@@ -16,7 +16,10 @@ from shared.errors import UserError
 from shared.events import EventType
 from shared.jobs import Role
 from shared.storage import Storage
+from shared.storage.identity import StorageIdentity
+from shared.storage.names import MARKER
 from tests.conftest import free_port
+from tests.specs import small_job
 from tests.synth_service.api.conftest import claim
 from tests.synth_service.api_process import clean_environment
 from tests.synth_service.cli.conftest import dfkd
@@ -174,6 +177,28 @@ def test_a_sound_machine_is_found_sound(url: str, redis_url: str, storage: Stora
     assert found["torch"][0] == "ok"
     assert "GB free" in found["storage"][1]
     assert found["service"] == ("warning", f"{url} is ready, and has no workers")
+
+
+@pytest.mark.parametrize("marker", [None, "0" * 32])
+def test_a_storage_that_is_not_the_one_of_the_jobs_is_named(
+    broker: Broker, redis_url: str, storage: Storage, marker: str | None
+) -> None:
+    StorageIdentity(storage, broker.storage_record).establish(in_empty_root=True)
+    broker.jobs.create(small_job())
+    recorded = broker.storage_record.get()
+    assert recorded is not None
+    same = checks(run("doctor", "--json", REDIS_URL=redis_url, DFKD_STORAGE=storage.root))["storage marker"]
+    assert same[0] == "ok"
+    assert recorded in same[1]
+
+    path = Path(storage.root) / MARKER
+    path.unlink() if marker is None else path.write_text(marker)
+    result = run("doctor", "--json", REDIS_URL=redis_url, DFKD_STORAGE=storage.root)
+
+    status, detail = checks(result)["storage marker"]
+    assert (status, result.returncode) == ("broken", 1)
+    assert recorded in detail
+    assert "Mount the volume, or correct DFKD_STORAGE" in detail
 
 
 def test_each_broken_thing_is_named(tmp_path: Path) -> None:
