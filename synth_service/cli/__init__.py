@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from synth_service.cli import job_commands, service_commands, time_estimate
+from synth_service.cli import job_commands, key_commands, service_commands, time_estimate
 
 app = typer.Typer(
     name="dfkd",
@@ -62,7 +62,8 @@ app.command()(job_commands.delete)
 app.command()(service_commands.upload)
 app.command()(service_commands.models)
 app.command()(service_commands.workers)
-app.command()(service_commands.key)
+app.command()(key_commands.key)
+app.command()(key_commands.keys)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from synth_service.cli.options import (
     StudentArch,
     Url,
 )
-from synth_service.cli.outcomes import ExitCode, connected, fail, messages, output, print_json, show
+from synth_service.cli.outcomes import ExitCode, connected, messages, output, print_json, show
 from synth_service.cli.tables import models_table, workers_table
 from synth_service.client.connection import DEFAULT_URL
 from synth_service.digits_example import ExampleName
@@ -205,35 +205,3 @@ def workers(as_json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = Non
         show(workers_table(found))
     else:
         messages.print("no workers; `dfkd up` starts some")
-
-
-def key(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is; shown in jobs and logs.")],
-    scopes: Annotated[
-        str | None, typer.Option(metavar="SCOPES", help="What it may do, such as read+submit, metrics or admin.")
-    ] = None,
-    expires: Annotated[str | None, typer.Option(metavar="DATE", help="Last day on which it counts.")] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(metavar="WHAT=NUMBER", help="Most queued-jobs, running-jobs or bytes of its owner at a time."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Make an API key: the key for its owner, and what what the service must know of it."""
-    from shared.api_keys import new_api_key
-
-    try:
-        options = [f"scopes={scopes}"] if scopes is not None else []
-        options += [f"expires={expires}"] if expires is not None else []
-        secret, entry = new_api_key(name, [*options, *(limit or [])])
-    except ValueError as error:
-        fail(str(error), ExitCode.USAGE)
-    if as_json:
-        print_json({"name": name, "key": secret, "entry": entry})
-        return
-    output.print(secret)
-    messages.print(
-        "that was the key: it is shown once and kept nowhere. Its owner sets DFKD_API_KEY to it. The service gets\n"
-        f"  DFKD_API_KEYS={escape(entry)}\n"
-        "(several are separated by commas)"
-    )

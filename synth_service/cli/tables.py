@@ -14,6 +14,7 @@ from shared.tasks import task_of
 from shared.tasks.quality import Quality, Verdict
 from synth_service.client import Model, ValidatedJob, WorkerDetail
 from synth_service.client.progress import UNITS, accuracy, duration, rate_and_eta, stages
+from synth_service.wire import KeyDetail
 
 _COLORS = {State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.CANCELLING: "yellow"}
 
@@ -139,6 +140,22 @@ def workers_table(workers: Sequence[WorkerDetail]) -> Table:
     for worker in workers:
         age = f"{max(time.time() - worker.at, 0):.0f} s ago" if worker.at else ""
         table.add_row(escape(worker.name), worker.role or "", worker.job or "idle", escape(worker.device or ""), age)
+    return table
+
+
+def keys_table(keys: Sequence[KeyDetail]) -> Table:
+    """One row for each key."""
+    table = _listing("fingerprint", "name", "scopes", "expires", "limits", "from")
+    for key in keys:
+        limits = key.allowance.model_dump(exclude_none=True)
+        table.add_row(
+            key.fingerprint,
+            escape(key.name),
+            "+".join(key.scopes),
+            time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(key.expires_at)) if key.expires_at else "never",
+            ", ".join(f"{name.replace('_', '-')}={value}" for name, value in limits.items()),
+            "settings" if key.is_configured else "POST /keys",
+        )
     return table
 
 

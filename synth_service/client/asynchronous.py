@@ -17,6 +17,7 @@ from synth_service.client.progress import Display
 from synth_service.client.service import (
     DEFAULT_RETRIES,
     DEFAULT_TIMEOUT_SECONDS,
+    AsyncKeys,
     AsyncModels,
     AsyncService,
     key_of,
@@ -114,6 +115,7 @@ class AsyncClient(AsyncService):
         self.url = connection.url
         self.jobs: AsyncJobs[AsyncJob] = AsyncJobs(connection, lambda fields: AsyncJob.bound(fields, self.jobs))
         self.models = AsyncModels(connection)
+        self.keys = AsyncKeys(connection)
 
     async def __aenter__(self) -> Self:
         return self

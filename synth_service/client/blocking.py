@@ -28,6 +28,7 @@ from synth_service.client.progress import Display
 from synth_service.client.service import (
     DEFAULT_RETRIES,
     DEFAULT_TIMEOUT_SECONDS,
+    AsyncKeys,
     AsyncModels,
     AsyncService,
     key_of,
@@ -38,9 +39,12 @@ from synth_service.client.transports import BlockingTransport, iterate, run
 from synth_service.client.waiting import PATIENCE_SECONDS, Poll
 from synth_service.wire import (
     ArchitectureDetail,
+    KeyDetail,
+    KeyRequest,
     MetricRow,
     Model,
     ModelDetail,
+    NewKey,
     Page,
     Preset,
     Shard,
@@ -271,6 +275,25 @@ class Models:
         run(self._calls.delete(model_id))
 
 
+class Keys:
+    """API keys of the service; see ``AsyncKeys``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._calls = AsyncKeys(connection)
+
+    def list(self) -> Sequence[KeyDetail]:
+        """See ``AsyncKeys.list``."""
+        return run(self._calls.list())
+
+    def make(self, wanted: KeyRequest) -> NewKey:
+        """See ``AsyncKeys.make``."""
+        return run(self._calls.make(wanted))
+
+    def revoke(self, fingerprint: str) -> None:
+        """See ``AsyncKeys.revoke``."""
+        run(self._calls.revoke(fingerprint))
+
+
 class Client:
     """A service; a context manager.
 
@@ -308,6 +331,7 @@ class Client:
         self.url = connection.url
         self.jobs = Jobs(connection)
         self.models = Models(connection)
+        self.keys = Keys(connection)
 
     def __enter__(self) -> Self:
         return self

@@ -13,9 +13,13 @@ from synth_service.client.errors import ApiError, DamagedUpload
 from synth_service.wire import (
     ArchitectureDetail,
     ArchitectureList,
+    KeyDetail,
+    KeyList,
+    KeyRequest,
     Model,
     ModelDetail,
     ModelPage,
+    NewKey,
     Preset,
     PresetList,
     WorkerDetail,
@@ -107,6 +111,41 @@ class AsyncModels:
         """Removes one."""
         try:
             await self._connection.send(Request("DELETE", path_of("models", model_id)))
+        except ApiError as error:
+            if not (error.status == 404 and error.is_repeated):
+                raise
+
+
+class AsyncKeys:
+    """API keys of the service, changed while it runs. All of it needs a key with the scope ``admin``."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def list(self) -> Sequence[KeyDetail]:
+        """Those that count now: neither expired nor revoked."""
+        return (await self._connection.ask(Request("GET", "/keys"), KeyList.model_validate)).data
+
+    async def make(self, wanted: KeyRequest) -> NewKey:
+        """Makes one that counts at once; ``key`` of the answer is shown this once.
+
+        Raises:
+            ApiError: ``no_keys_configured``, ``too_many_keys``, or a field is refused.
+        """
+        request = Request("POST", "/keys", json=wanted.model_dump(mode="json"), is_repeatable=False)
+        return await self._connection.ask(request, NewKey.model_validate)
+
+    async def revoke(self, fingerprint: str) -> None:
+        """Ends one, and the sign-ins made with it.
+
+        Args:
+            fingerprint: 16 hexadecimal digits, as ``list`` shows them.
+
+        Raises:
+            ApiError: ``key_not_found``.
+        """
+        try:
+            await self._connection.send(Request("DELETE", path_of("keys", fingerprint)))
         except ApiError as error:
             if not (error.status == 404 and error.is_repeated):
                 raise

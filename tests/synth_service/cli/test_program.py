@@ -22,7 +22,7 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 def test_help_names_every_command() -> None:
     text = dfkd("--help").stdout
     about_jobs = ("validate", "submit", "watch", "logs", "jobs", "job", "cancel", "retry", "fetch", "delete")
-    for command in (*about_jobs, "up", "demo", "init", "doctor", "upload", "models", "workers", "key"):
+    for command in (*about_jobs, "up", "demo", "init", "doctor", "upload", "models", "workers", "key", "keys"):
         assert f" {command} " in text
 
 

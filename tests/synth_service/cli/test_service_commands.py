@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from shared.api_keys import find_key, parse_api_keys
 from shared.broker import Broker
 from shared.errors import UserError
 from shared.events import EventType
@@ -129,18 +128,6 @@ def test_workers_are_listed(url: str, broker: Broker) -> None:
     broker.workers.register("w-1", {"role": "synthesis", "at": 5.0, "device": "cpu"}, ttl_seconds=60)
     assert "w-1" in dfkd("workers", url=url).stdout
     assert json.loads(dfkd("workers", "--json", url=url).stdout)[0]["name"] == "w-1"
-
-
-def test_a_new_key_is_one_that_the_service_accepts() -> None:
-    made = json.loads(dfkd("key", "ci", "--json").stdout)
-    found = find_key(made["key"], parse_api_keys(made["entry"]))
-    assert found is not None
-    assert found.name == "ci"
-    shown = dfkd("key", "ci")
-    assert len(shown.stdout.split()) == 1  # the key alone, for scripts
-    assert "DFKD_API_KEYS=ci:sha256:" in shown.stderr
-    assert shown.stdout.strip() not in shown.stderr
-    assert dfkd("key", "no name").exit_code == 2
 
 
 def test_the_key_is_taken_from_the_environment() -> None:
