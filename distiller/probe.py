@@ -27,8 +27,10 @@ def measure_steps(spec: JobSpec, device: torch.device, steps: Stopwatch) -> tupl
     assert spec.student is not None
     allowed = Settings().allowed_factories
     student, teacher = (build_network_of(spec, network, allowed).to(device) for network in (spec.student, spec.teacher))
+    # Drawn images cost a step nothing, and choosing them, once in a job, would take as long as the probe may.
+    distillation = spec.distillation.model_copy(update={"procedural_share": 0.0})
     trainer = Trainer(
-        spec.distillation,
+        distillation,
         student,
         teacher,
         task=build_task(spec.teacher.task, spec.teacher.num_classes),
