@@ -37,7 +37,8 @@ def build_network(
     """Build the network and try it on two blank images.
 
     Networks of ``ARCHITECTURES`` get ``num_classes`` and ``in_channels``, timm's ``num_classes`` and
-    ``in_chans``, torchvision's and a job's own factory only ``num_classes``; ``spec.kwargs`` is added.
+    ``in_chans``, transformers' ``num_labels`` and ``num_channels``, torchvision's and a job's own factory only
+    ``num_classes``; ``spec.kwargs`` is added.
 
     Args:
         spec: which network; a ``checkpoint`` it may name is not loaded here.
@@ -51,8 +52,8 @@ def build_network(
 
     Raises:
         UserError: ``unknown_architecture``, ``bad_network_arguments``, ``factory_not_allowed``,
-            ``factory_failed``, ``scripted_network``, ``timm_not_installed``, ``input_not_accepted`` or
-            ``wrong_output_shape``.
+            ``factory_failed``, ``scripted_network``, ``timm_not_installed``, ``transformers_not_installed``,
+            ``input_not_accepted`` or ``wrong_output_shape``.
     """
     try:
         check_architecture(spec.arch)
@@ -65,6 +66,10 @@ def build_network(
         _refuse_downloading_arguments(spec)
         if prefix == "torchvision":
             network = _build_torchvision(spec, name, num_classes, input, task)
+        elif prefix == "transformers":
+            from shared.networks.transformers_networks import build_from_transformers
+
+            network = build_from_transformers(spec, name, num_classes, input, task)
         else:
             network = _build_timm(spec, name, num_classes, input)
     else:

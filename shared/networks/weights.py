@@ -157,10 +157,10 @@ def _look_into(path: Path, field: str) -> None:
         inspect(path)
     except UnsafePickle as error:
         message = f"`{path.name}` holds more than tensors and would have to run code to load, which is refused: {error}"
-        raise UserError("unsafe_checkpoint", f"{field}: {message}. {HOW_TO_SAVE}") from None
+        raise UserError("unsafe_checkpoint", f"{field}: {message}. {error.remedy or HOW_TO_SAVE}") from None
     except UnreadableFile as error:
         message = f"`{path.name}` is no checkpoint that can be read: {error}"
-        raise UserError("unreadable_checkpoint", f"{field}: {message}. {HOW_TO_SAVE}") from None
+        raise UserError("unreadable_checkpoint", f"{field}: {message}. {error.remedy or HOW_TO_SAVE}") from None
 
 
 def _refused_object(text: str) -> str:

@@ -1,8 +1,8 @@
-"""Which networks a job may name: ``ARCHITECTURES`` and the three forms for networks from elsewhere.
+"""Which networks a job may name: ``ARCHITECTURES`` and the four forms for networks from elsewhere.
 
-An architecture is written as a name of ``ARCHITECTURES``, ``torchvision:NAME``, ``timm:NAME`` or
-``package.module:factory``. This module only says what exists and what is well-formed; it imports no torch,
-so that the API can refuse a misspelt name. ``shared.networks.building`` makes the network.
+An architecture is written as a name of ``ARCHITECTURES``, ``torchvision:NAME``, ``timm:NAME``,
+``transformers:MODEL_TYPE`` or ``package.module:factory``. This module only says what exists and what is well-formed;
+it imports no torch, so that the API can refuse a misspelt name. ``shared.networks.building`` makes the network.
 """
 
 import difflib
@@ -168,8 +168,9 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
 _IDENTIFIER: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 _FACTORY: Final = re.compile(rf"(?P<module>{_IDENTIFIER}(?:\.{_IDENTIFIER})*):(?P<name>{_IDENTIFIER})", re.ASCII)
 # timm names may carry the tag of a weight set (`resnet50.a1_in1k`); no slash and no colon, so no hub address.
-_ZOO_NAME: Final = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*", re.ASCII)
-ZOOS: Final = ("torchvision", "timm")
+# Model types of transformers may have hyphens (`data2vec-vision`).
+_ZOO_NAME: Final = re.compile(r"[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*", re.ASCII)
+ZOOS: Final = ("torchvision", "timm", "transformers")
 """Model collections with a prefix of their own."""
 
 # fmt: off
@@ -219,8 +220,8 @@ def check_architecture(arch: str) -> None:
             raise ValueError(f"`{arch}` is malformed: after `{prefix}:` comes a model name such as `resnet18`")
     elif not _FACTORY.fullmatch(arch):
         raise ValueError(
-            f"`{arch}` is malformed: write a name of GET /architectures, `torchvision:NAME`, `timm:NAME` "
-            "or `package.module:factory`"
+            f"`{arch}` is malformed: write a name of GET /architectures, `torchvision:NAME`, `timm:NAME`, "
+            "`transformers:MODEL_TYPE` or `package.module:factory`"
         )
 
 

@@ -73,8 +73,8 @@ class NetworkSpec(Spec):
 
     arch: str = Field(
         max_length=200,
-        description="A name of GET /architectures, `torchvision:NAME`, `timm:NAME`, or `package.module:factory` "
-        "where the deployment allows that package.",
+        description="A name of GET /architectures, `torchvision:NAME`, `timm:NAME`, `transformers:MODEL_TYPE`, or "
+        "`package.module:factory` where the deployment allows that package.",
     )
     kwargs: dict[str, JsonValue] = Field(
         default_factory=dict,

@@ -19,13 +19,12 @@ from shared.weight_files.formats import START_BYTES, is_safetensors
 from shared.weight_files.pickles import (
     Items,
     TensorShape,
-    UnreadableFile,
-    UnsafePickle,
     element_count,
     is_shape,
     read_legacy,
     read_zip,
 )
+from shared.weight_files.refusals import UnreadableFile, UnsafePickle
 from shared.weight_files.wrappers import EXTRA_STATE, unwrapped
 
 __all__ = ["CheckpointContent", "TensorEntry", "UnreadableFile", "UnsafePickle", "inspect"]

@@ -27,6 +27,7 @@ from shared.weight_files.allow_list import (
     REBUILD_WITH_DTYPE,
     WRAPPERS,
 )
+from shared.weight_files.refusals import ExportedFile, ScriptedFile, UnreadableFile, UnsafePickle
 from shared.weight_files.zip_archive import DamagedArchive, ZipArchive
 
 MAX_PICKLE_BYTES = 8 * 1024 * 1024
@@ -41,14 +42,6 @@ MAX_INDEX = 1_000_000
 """Of a key that is a number, as optimizers have. Larger ones can be chosen to collide in a dictionary."""
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-
-
-class UnsafePickle(ValueError):
-    """Loading the file would run code, or do what weights need not."""
-
-
-class UnreadableFile(ValueError):
-    """It is no checkpoint, or it is damaged."""
 
 
 class TensorShape(NamedTuple):
@@ -88,8 +81,10 @@ def read_zip(path: Path) -> Any:
         archive = ZipArchive(path)
         folder = archive.members[0].name.partition("/")[0] if archive.members else ""
         if archive.find(f"{folder}/constants.pkl") is not None:
-            raise UnsafePickle("it is a TorchScript archive, which holds code")
+            raise ScriptedFile
         member = archive.find(f"{folder}/data.pkl")
+        if member is None and archive.find(f"{folder}/archive_format") is not None:
+            raise ExportedFile
         if member is None:
             raise UnreadableFile("it is a zip archive without a data.pkl")
         data = archive.read(member, MAX_PICKLE_BYTES)

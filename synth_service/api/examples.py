@@ -160,7 +160,10 @@ def _answers() -> dict[tuple[str, str], Any]:
         ("get", "/keys"): {"data": [key]},
         ("get", "/healthz"): {"status": "ok"},
         ("get", "/readyz"): {"status": "ok"},
-        ("get", "/architectures"): {"data": [architecture], "forms": ["torchvision:NAME", "timm:NAME"]},
+        ("get", "/architectures"): {
+            "data": [architecture],
+            "forms": ["torchvision:NAME", "timm:NAME", "transformers:NAME"],
+        },
         ("get", "/presets"): {"data": [preset]},
         ("get", "/workers"): {"data": [worker]},
     }

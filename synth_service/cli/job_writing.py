@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from shared.tasks.descriptions import CLASSIFICATION
 from synth_service.cli.job_file import RefusedJob, check_job, load_job_file
+from synth_service.cli.model_folders import find_teacher
 from synth_service.cli.outcomes import ExitCode, fail
 from synth_service.cli.running import read_settings
 from synth_service.cli.teacher_questions import LARGE_IMAGE, Answers, Teacher, describe_teacher, tell_guesses
@@ -19,7 +21,7 @@ def write_job_file(checkpoint: Path, to: Path, given: Answers, *, ask: bool, for
     """Writes the job file and returns the job in it; ends the command if that cannot be.
 
     Args:
-        checkpoint: the teacher's weights.
+        checkpoint: the teacher's weights, their folder, or their name on the hub.
         to: the job file.
         given: answers that are known.
         ask: ask for the others; if not, they are guessed, and the guesses are told.
@@ -27,10 +29,11 @@ def write_job_file(checkpoint: Path, to: Path, given: Answers, *, ask: bool, for
     """
     if to.exists() and not force:
         fail(f"{to} is there already; overwrite it with --force, or write another with --to", ExitCode.USAGE)
-    teacher = describe_teacher(checkpoint, given, ask=ask)
+    files = find_teacher(checkpoint)
+    teacher = describe_teacher(files.weights, given, ask=ask, beside=files.described)
     tell_guesses(teacher)
     to.parent.mkdir(parents=True, exist_ok=True)
-    to.write_text(_text(teacher, given.name or checkpoint.stem, _storage_path(checkpoint)), encoding="utf-8")
+    to.write_text(_text(teacher, given.name or files.name, _storage_path(files.weights)), encoding="utf-8")
     spec = load_job_file(str(to))
     try:
         check_job(spec)
@@ -80,6 +83,7 @@ def _text(teacher: Teacher, name: str, checkpoint: str) -> str:
         if matches_attention(teacher)
         else "fast-2, fast-5 or fast-10: more steps for each batch, better images. fast-50-imagenet is for large ones."
     )
+    task = "" if teacher.task == CLASSIFICATION.name else f"  task: {teacher.task}\n"
     kwargs = f"  kwargs: {json.dumps(teacher.kwargs)}\n" if teacher.kwargs else ""
     input = ", ".join(f"{field}: {value}" for field, value in teacher.input_fields().items())
     return f"""\
@@ -88,7 +92,7 @@ name: {json.dumps(name)}
 seed: 0
 
 teacher:
-  arch: {json.dumps(teacher.arch)}
+{task}  arch: {json.dumps(teacher.arch)}
 {kwargs}  # Under the storage root, so copy it there; or send it with `dfkd upload`, and write here what that prints.
   checkpoint: {json.dumps(checkpoint)}
   num_classes: {teacher.num_classes}

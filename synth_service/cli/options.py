@@ -50,11 +50,17 @@ JobFile = Annotated[str, typer.Argument(metavar="FILE", help="The job, YAML or J
 Storage = Annotated[str | None, typer.Option(help="Folder or s3:// address for everything that is made.")]
 
 CheckpointFile = Annotated[
-    Path, typer.Argument(metavar="CHECKPOINT", help="Weights of the teacher: safetensors, or a torch file.")
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="Weights of the teacher (safetensors, or a torch file), a folder of transformers or timm, or a hub id.",
+    ),
 ]
 Arch = Annotated[
     str | None,
-    typer.Option(help="Network of the weights: resnet18, torchvision:NAME, timm:NAME, or package.module:factory."),
+    typer.Option(
+        help="Network of the weights: resnet18, torchvision:NAME, timm:NAME, transformers:TYPE, or module:factory."
+    ),
 ]
 NumClasses = Annotated[int | None, typer.Option(min=2, help="Classes that it tells apart.")]
 Channels = Annotated[int | None, typer.Option(min=1, max=64, help="Color channels of its images.")]

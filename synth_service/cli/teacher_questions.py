@@ -8,23 +8,22 @@ trained with (image size, normalization) is in no such file; where that is not a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
 from shared.specs import InputSpec
-from shared.specs.architectures import ARCHITECTURES, check_architecture
+from shared.specs.architectures import ARCHITECTURES, ZOOS, check_architecture
 from shared.specs.normalizations import NORMALIZATIONS
+from shared.tasks.descriptions import CLASSIFICATION, TASK_NAMES
 from shared.weight_files.fingerprints import recognize
 from shared.weight_files.inspection import CheckpointContent, UnreadableFile, UnsafePickle, inspect
+from synth_service.cli.facts import Facts, count, image_size, known_arch, listed, normalization
+from synth_service.cli.model_folders import Described
 from synth_service.cli.outcomes import ExitCode, fail, messages
-
-Value = TypeVar("Value")
 
 SIZES: Final = {"mnist": "28", "cifar10": "32", "cifar100": "32", "imagenet": "224"}
 """Image sizes that go with them."""
@@ -48,9 +47,12 @@ SMALLEST_FOR_PHOTOS: Final = "torchvision:shufflenet_v2_x0_5"
 SMALL_FOR_PHOTOS: Final = ("mobilenet_v3_small", "mobilenetv3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "squeezenet")
 """Teachers that are no larger than the usual student."""
 
+ANY_SEGMENTER: Final = "deeplab_small"
+SMALLEST_SEGMENTER: Final = "deeplab_tiny"
+
 ARCH_FORMS: Final = (
-    "a name such as resnet18, torchvision:mobilenet_v3_small, timm:deit_tiny_patch16_224, or package.module:factory "
-    "for a network of your own"
+    "a name such as resnet18, torchvision:mobilenet_v3_small, timm:deit_tiny_patch16_224, transformers:vit, or "
+    "package.module:factory for a network of your own"
 )
 
 
@@ -86,6 +88,7 @@ class Teacher:
     student: str
     has_batch_norm: bool
     is_transformer: bool
+    task: str = CLASSIFICATION.name
     guesses: list[tuple[str, str, str]] = field(default_factory=list)
 
     def input_fields(self) -> dict[str, Any]:
@@ -101,26 +104,31 @@ class _Told:
     arch: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     num_classes: int | None = None
-    input: InputSpec | None = None
+    channels: int | None = None
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    task: str = CLASSIFICATION.name
 
 
-def describe_teacher(checkpoint: Path, given: Answers, *, ask: bool) -> Teacher:
+def describe_teacher(checkpoint: Path, given: Answers, *, ask: bool, beside: Described | None = None) -> Teacher:
     """Everything that a job must say of a teacher; ends the command where that cannot be known.
 
     Args:
         checkpoint: its weights.
         given: answers that are known.
         ask: ask for the others; if not, they are guessed where a guess makes sense.
+        beside: what the folder of the weights says, of which the weights themselves say nothing.
     """
     content = inspected(checkpoint)
-    told = _told(content.metadata)
+    told = _told(content.metadata) if beside is None else _told_beside(beside)
     likeness = recognize(content.tensors)
     archs = (told.arch,) if told.arch else likeness.architectures
-    facts = _Facts(ask)
+    facts = Facts(ask)
     arch = facts.find(
         "network (arch)",
         "--arch",
-        _arch,
+        known_arch,
         given=given.arch,
         known=archs[0] if len(archs) == 1 else None,
         guess=archs[0] if archs else None,
@@ -129,7 +137,7 @@ def describe_teacher(checkpoint: Path, given: Answers, *, ask: bool) -> Teacher:
     num_classes = facts.find(
         "classes",
         "--num-classes",
-        _count,
+        count,
         given=given.num_classes,
         known=told.num_classes or likeness.num_classes,
         help="how many classes the teacher tells apart",
@@ -137,29 +145,32 @@ def describe_teacher(checkpoint: Path, given: Answers, *, ask: bool) -> Teacher:
     channels = facts.find(
         "color channels",
         "--channels",
-        _count,
+        count,
         given=given.channels,
-        known=told.input.channels if told.input else likeness.input_channels,
+        known=told.channels or likeness.input_channels,
         guess=3,
     )
-    is_photo = arch.startswith(("torchvision:", "timm:"))
+    is_photo = arch.partition(":")[0] in ZOOS
     height, width = facts.find(
         "image size in pixels",
         "--size",
-        _size,
+        image_size,
         given=given.size,
-        known=f"{told.input.height}x{told.input.width}" if told.input else None,
+        known=f"{told.size[0]}x{told.size[1]}" if told.size else None,
         guess=SIZES.get(given.normalization or "", "224" if is_photo else "32"),
     )
     mean, std = facts.find(
         f"normalization it was trained with ({', '.join(NORMALIZATIONS)}, or MEAN/STD)",
         "--normalization",
-        lambda text: _normalization(text, channels),
+        lambda text: normalization(text, channels),
         given=given.normalization,
-        known=f"{_listed(told.input.mean)}/{_listed(told.input.std)}" if told.input else None,
+        known=f"{listed(told.mean)}/{listed(told.std)}" if told.mean and told.std else None,
         guess=("imagenet" if height >= LARGE_IMAGE else "cifar10") if channels == 3 else "half",
     )
-    student = facts.find("student (arch)", "--student", _arch, given=given.student, guess=smaller(arch, height))
+    task = told.task if arch == told.arch else CLASSIFICATION.name
+    student = facts.find(
+        "student (arch)", "--student", known_arch, given=given.student, guess=smaller(arch, height, task)
+    )
     if facts.known:
         messages.print(f"[dim]the file tells: {escape(', '.join(facts.known))}[/]")
     return Teacher(
@@ -174,6 +185,7 @@ def describe_teacher(checkpoint: Path, given: Answers, *, ask: bool) -> Teacher:
         student=student,
         has_batch_norm=any(tensor.name.endswith("running_mean") for tensor in content.tensors),
         is_transformer=any(tensor.name.endswith(ATTENTION_WEIGHTS) for tensor in content.tensors),
+        task=task,
         guesses=facts.guesses,
     )
 
@@ -203,63 +215,19 @@ def inspected(checkpoint: Path) -> CheckpointContent:
         fail(f"{checkpoint}: {error.strerror or error}", ExitCode.USAGE)
     except UnsafePickle as error:
         remedy = "load it where its code is, and save the weights alone: torch.save(network.state_dict(), 'weights.pt')"
-        fail(f"{checkpoint}: would have to run code to load: {error}; {remedy}", ExitCode.USAGE)
+        fail(f"{checkpoint}: would have to run code to load: {error}; {error.remedy or remedy}", ExitCode.USAGE)
     except UnreadableFile as error:
-        fail(f"{checkpoint}: is no checkpoint: {error}", ExitCode.USAGE)
+        fail(f"{checkpoint}: is no checkpoint: {error}{f'. {error.remedy}' if error.remedy else ''}", ExitCode.USAGE)
 
 
-def smaller(arch: str, height: int) -> str:
+def smaller(arch: str, height: int, task: str = CLASSIFICATION.name) -> str:
     """A student to propose for a teacher of images of this height: one that costs less than the teacher."""
+    if task != CLASSIFICATION.name:
+        return SMALLEST_SEGMENTER if arch == ANY_SEGMENTER else ANY_SEGMENTER
     known = ARCHITECTURES.get(arch)
     if height >= LARGE_IMAGE:
         return SMALLEST_FOR_PHOTOS if arch.partition(":")[2].startswith(SMALL_FOR_PHOTOS) else ANY_FOR_PHOTOS
     return SMALLER[known.family] if known else ANY_SMALL
-
-
-class _Facts:
-    """Finds facts one after another, and remembers which the file told and which are guesses."""
-
-    def __init__(self, ask: bool) -> None:
-        self._ask = ask
-        self.known: list[str] = []
-        self.guesses: list[tuple[str, str, str]] = []
-
-    def find(
-        self,
-        question: str,
-        option: str,
-        parse: Callable[[str], Value],
-        *,
-        given: object = None,
-        known: object = None,
-        guess: object = None,
-        help: str = "",
-    ) -> Value:
-        """The answer that was given, that the file tells, that is typed or guessed; ends the command without any."""
-        what = question.partition(" (")[0].removesuffix(" in pixels").removesuffix(" it was trained with")
-        certain = known if given is None else given
-        if given is None and known is not None:
-            self.known.append(f"{what} {known}")
-        if certain is None and guess is not None and not self._ask:
-            self.guesses.append((what, str(guess), option))
-            certain = guess
-        if certain is not None:
-            try:
-                return parse(str(certain))
-            except ValueError as error:
-                fail(f"{option}: {error}", ExitCode.USAGE)
-        if not self._ask:
-            fail(f"the file does not tell the {what}; give it with {option}: {help or question}", ExitCode.USAGE)
-        if help:
-            messages.print(f"[dim]{escape(help)}[/]")
-        while True:
-            try:
-                # The question is on stderr, as all that is no result.
-                return parse(typer.prompt(question, default=None if guess is None else str(guess), err=True))
-            except ValueError as error:
-                messages.print(f"[red]{escape(str(error))}[/]")
-            except typer.Abort:
-                raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def _told(metadata: dict[str, str]) -> _Told:
@@ -273,37 +241,23 @@ def _told(metadata: dict[str, str]) -> _Told:
         input = InputSpec.model_validate_json(metadata["input"]) if "input" in metadata else None
     except (ValueError, ValidationError):
         return _Told()
-    return _Told(arch, kwargs, classes, input)
+    task = metadata.get("task", CLASSIFICATION.name)
+    if task not in TASK_NAMES:
+        return _Told()
+    if input is None:
+        return _Told(arch, kwargs, classes, task=task)
+    size = input.height, input.width
+    return _Told(arch, kwargs, classes, input.channels, size, input.mean, input.std, task)
 
 
-def _listed(values: tuple[float, ...]) -> str:
-    return ",".join(map(str, values))
-
-
-def _arch(text: str) -> str:
-    check_architecture(text)
-    return text
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"{text!r} is no number of them")
-    return int(text)
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, x, width = text.lower().partition("x")
-    return _count(height), _count(width if x else height)
-
-
-def _normalization(text: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if text in NORMALIZATIONS:
-        mean, std = NORMALIZATIONS[text]
-    else:
-        parts = text.split("/")
-        if len(parts) != 2:
-            raise ValueError(f"{text!r} is neither MEAN/STD nor one of {', '.join(NORMALIZATIONS)}")
-        mean, std = (tuple(float(each) for each in part.split(",")) for part in parts)
-    if len(mean) not in (1, channels) or len(std) not in (1, channels):
-        raise ValueError(f"give one value, or one for each of the {channels} channels")
-    return mean, std
+def _told_beside(beside: Described) -> _Told:
+    return _Told(
+        beside.arch,
+        beside.kwargs,
+        beside.num_classes,
+        beside.channels,
+        beside.size,
+        beside.mean,
+        beside.std,
+        beside.task,
+    )

@@ -17,8 +17,10 @@ import typer
 from rich.markup import escape
 
 from shared.jobs import State
+from shared.tasks.descriptions import CLASSIFICATION
 from synth_service.cli.job_file import InvalidJobFile, apply_changes
 from synth_service.cli.job_writing import matches_attention, preset_for
+from synth_service.cli.model_folders import find_teacher
 from synth_service.cli.outcomes import ExitCode, connected, dashboard_page, fail, messages, output, print_json, show
 from synth_service.cli.own_service import own_service
 from synth_service.cli.running import read_settings, redis_folder
@@ -42,7 +44,7 @@ def run_teacher(
     """Does all of it, and ends the command with 1 unless the job succeeds.
 
     Args:
-        checkpoint: the teacher's weights.
+        checkpoint: the teacher's weights, their folder, or their name on the hub.
         given: answers that are known.
         ask: ask for the others; if not, they are guessed, and the guesses are told.
         changes: of the job, as ``field=value``.
@@ -50,15 +52,16 @@ def run_teacher(
         url, api_key: of the service.
         as_json: end with the job as one line of JSON on stdout.
     """
-    teacher = describe_teacher(checkpoint, given, ask=ask)
+    files = find_teacher(checkpoint)
+    teacher = describe_teacher(files.weights, given, ask=ask, beside=files.described)
     tell_guesses(teacher)
-    spec = job_of(teacher, given.name or checkpoint.stem)
+    spec = job_of(teacher, given.name or files.name)
     try:
         apply_changes(spec, changes)
     except InvalidJobFile as error:
         fail(str(error), ExitCode.USAGE)
     with _service(url, api_key) as client:
-        job = _submitted(client, checkpoint, spec)
+        job = _submitted(client, files.weights, spec)
         try:
             job = job.wait(progress=display_for(messages))
         except KeyboardInterrupt:
@@ -78,6 +81,8 @@ def run_teacher(
 def job_of(teacher: Teacher, name: str) -> dict[str, Any]:
     """The job's fields; the checkpoint is filled in once it is uploaded."""
     described: dict[str, Any] = {"arch": teacher.arch, "num_classes": teacher.num_classes}
+    if teacher.task != CLASSIFICATION.name:
+        described["task"] = teacher.task
     if teacher.kwargs:
         described["kwargs"] = teacher.kwargs
     synthesis: dict[str, Any] = {"preset": preset_for(teacher)}

@@ -129,14 +129,14 @@ def _content(upload: Received) -> CheckpointContent:
     try:
         return inspect(upload.path)
     except UnsafePickle as error:
-        raise _refused("unsafe_checkpoint", f"would have to run code to load: {error}") from None
+        raise _refused("unsafe_checkpoint", f"would have to run code to load: {error}", error.remedy) from None
     except UnreadableFile as error:
-        raise _refused("unreadable_checkpoint", f"is no checkpoint: {error}") from None
+        raise _refused("unreadable_checkpoint", f"is no checkpoint: {error}", error.remedy) from None
 
 
-def _refused(code: str, message: str) -> Problem:
+def _refused(code: str, message: str, remedy: str | None) -> Problem:
     error = FieldError(field="", message=message)
-    return Problem(422, code, f"The file {message}.", errors=[error], hint=HOW_TO_SAVE)
+    return Problem(422, code, f"The file {message}.", errors=[error], hint=remedy or HOW_TO_SAVE)
 
 
 @router.get("/models", response_model=ModelPage, responses=documented(422), summary="List models")

@@ -39,7 +39,7 @@ async def readyz(request: Request) -> Health:
 
 @router.get("/architectures", response_model=ArchitectureList, summary="Networks that jobs may name")
 async def list_architectures(settings: SettingsInUse) -> ArchitectureList:
-    """Networks by name. Further ones come from torchvision, timm, or packages that the operator allows."""
+    """Networks by name. Others come from torchvision, timm, transformers, or packages that the operator allows."""
     data = [
         ArchitectureDetail(name=name, family=each.family, description=each.description, arguments=dict(each.arguments))
         for name, each in ARCHITECTURES.items()

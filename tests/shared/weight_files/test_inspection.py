@@ -134,6 +134,28 @@ def test_pickled_modules_and_torchscript_are_refused(path: Path) -> None:
         inspect(path)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("form", ["TorchScript", "torch.export"])
+def test_a_whole_program_is_refused_with_the_line_that_takes_its_weights_out(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "program.pt2"
+    small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
+    if form == "TorchScript":
+        torch.jit.save(torch.jit.script(small), path)
+    else:
+        torch.export.save(torch.export.export(small, (torch.zeros(2, 3, 8, 8),)), path)
+    with pytest.raises((UnreadableFile, UnsafePickle), match=form) as caught:
+        inspect(path)
+    assert isinstance(caught.value, UnreadableFile | UnsafePickle)
+    assert caught.value.remedy is not None
+    line = caught.value.remedy.partition(": ")[2].replace("'weights.pt'", "weights")
+    weights = tmp_path / "weights.pt"
+    exec(line, {"torch": torch, "path": path, "weights": weights})
+    assert [each.name for each in inspect(weights).tensors] == list(small.state_dict())
+    with pytest.raises(UserError, match=r"Take the weights out of it: torch\.save"):
+        load_checkpoint(small, path, field="teacher.checkpoint")
+    load_checkpoint(small, weights, field="teacher.checkpoint")
+
+
 def test_the_names_are_those_that_torch_would_import() -> None:
     def is_allowed(name: str) -> bool:
         try:
