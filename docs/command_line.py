@@ -12,6 +12,7 @@ from typing import Any
 from typer.main import get_command
 
 from synth_service.cli import app
+from synth_service.cli.lazy_commands import COMMANDS
 
 PAGE = Path(__file__).with_name("command-line.md")
 
@@ -27,7 +28,7 @@ def page() -> str:
         "tabs.",
         "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 service unreachable, 130 interrupted (the job continues).",
     ]
-    sections += [_section(name, command) for name, command in group.commands.items()]
+    sections += [_section(name, group.load(name)) for name in COMMANDS]
     return "\n\n".join(sections) + "\n"
 
 

@@ -7,7 +7,8 @@ def main() -> None:
     """Runs the command line."""
     try:
         from synth_service.cli import main as run
-    except ModuleNotFoundError:
+
+        run()
+    except ModuleNotFoundError:  # some come to light only when a command is imported
         exit_unless_installed("dfkd", ["cli"])
         raise
-    run()

@@ -1,8 +1,8 @@
 """The command line: ``dfkd``.
 
 Commands about jobs stand in ``job_commands``, those about the service in ``service_commands``; how commands end, how a
-job file is read and written, and how things look as tables stand in the modules beside. What takes long to import is
-imported where it is used, so that ``dfkd --help`` is quick. torch is left to other processes but for ``init`` and
+job file is read and written, and how things look as tables stand in the modules beside. A command is imported when it
+runs (``lazy_commands``), so that ``dfkd --help`` is quick. torch is left to other processes but for ``init`` and
 ``doctor``.
 """
 
@@ -14,10 +14,11 @@ from typing import Annotated
 
 import typer
 
-from synth_service.cli import job_commands, key_commands, service_commands, time_estimate
+from synth_service.cli.lazy_commands import LazyGroup
 
 app = typer.Typer(
     name="dfkd",
+    cls=LazyGroup,
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 service unreachable, 130 interrupted (the job continues).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -41,29 +42,6 @@ def options(
     ] = False,
 ) -> None:
     """Data-free knowledge distillation: from a trained teacher to a trained student, without training data."""
-
-
-app.command()(service_commands.up)
-app.command()(service_commands.demo)
-app.command()(service_commands.run)
-app.command()(service_commands.init)
-app.command()(service_commands.doctor)
-app.command()(job_commands.validate)
-app.command()(time_estimate.estimate)
-app.command()(job_commands.submit)
-app.command()(job_commands.watch)
-app.command()(job_commands.logs)
-app.command()(job_commands.jobs)
-app.command()(job_commands.job)
-app.command()(job_commands.cancel)
-app.command()(job_commands.retry)
-app.command()(job_commands.fetch)
-app.command()(job_commands.delete)
-app.command()(service_commands.upload)
-app.command()(service_commands.models)
-app.command()(service_commands.workers)
-app.command()(key_commands.key)
-app.command()(key_commands.keys)
 
 
 def main() -> None:

@@ -3,9 +3,12 @@
 import subprocess
 import sys
 from importlib.metadata import version
+from typing import Any
 
 import pytest
 
+from synth_service.cli import app
+from synth_service.cli.lazy_commands import COMMANDS
 from tests.synth_service.cli.conftest import dfkd
 
 
@@ -24,6 +27,37 @@ def test_help_names_every_command() -> None:
     about_jobs = ("validate", "submit", "watch", "logs", "jobs", "job", "cancel", "retry", "fetch", "delete")
     for command in (*about_jobs, "up", "demo", "init", "doctor", "upload", "models", "workers", "key", "keys"):
         assert f" {command} " in text
+
+
+def test_the_list_of_commands_needs_neither_client_nor_specification() -> None:
+    heavy = ("httpx", "pydantic", "yaml", "fsspec", "asyncio", "synth_service.client", "shared.specs", "torch")
+    code = (
+        "import sys\nfrom synth_service.program import main\nsys.argv = ['dfkd', '--help']\n"
+        "try:\n    main()\nfinally:\n"
+        f"    print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert " submit " in done.stdout
+    assert done.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_shows_what_a_command_says_of_itself(name: str) -> None:
+    from typer.main import get_command
+
+    group: Any = get_command(app)
+    outline = group.get_command(None, name)
+    command = group.load(name)
+    assert command.name == outline.name == name
+    assert outline.help == " ".join(command.help.partition("\n\n")[0].split())
+    assert group.get_command(None, name) is command
+
+
+def test_an_unknown_command_is_refused_with_the_likely_one() -> None:
+    result = dfkd("submitt")
+    assert result.exit_code == 2
+    assert "submit" in result.stderr
 
 
 def test_the_version_is_that_of_the_package() -> None:
@@ -50,9 +84,7 @@ def test_help_tells_the_defaults(command: str, texts: list[str]) -> None:
 def test_no_help_text_has_what_rich_would_eat(command: str) -> None:
     from typer.main import get_command
 
-    from synth_service.cli import app
-
     group = get_command(app)
-    found = group.commands[command]  # type: ignore[attr-defined]  # it is a group
+    found = group.load(command)  # type: ignore[attr-defined]  # it is a group
     for parameter in found.params:
         assert "[" not in (getattr(parameter, "help", None) or ""), parameter.name
