@@ -85,6 +85,11 @@ def image_size(text: str) -> tuple[int, int]:
     return count(height), count(width if x else height)
 
 
+def named(mean: tuple[float, ...], std: tuple[float, ...]) -> str:
+    """A normalization by its name, or as MEAN/STD."""
+    return next((name for name, each in NORMALIZATIONS.items() if each == (mean, std)), f"{listed(mean)}/{listed(std)}")
+
+
 def normalization(text: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, by name or as MEAN/STD. Raises ValueError for any other text."""
     if text in NORMALIZATIONS:

@@ -138,6 +138,23 @@ def described(config: dict[str, Any], processor: dict[str, Any] | None, folder: 
     )
 
 
+def published_by_timm(arch: str) -> Described | None:
+    """What timm's own weights of a name were trained with: for weights without a word of their own, a good guess.
+
+    None for other names than timm's, and where timm is not installed or does not say.
+    """
+    prefix, _, name = arch.partition(":")
+    if prefix != "timm":
+        return None
+    try:
+        from timm.models import get_pretrained_cfg
+
+        found = get_pretrained_cfg(name)
+    except (ImportError, RuntimeError):  # not installed; no such set of weights
+        return None
+    return None if found is None else _of_timm({"architecture": name, "pretrained_cfg": vars(found)})
+
+
 def _of_timm(config: dict[str, Any]) -> Described:
     """timm's own form: `architecture`, `num_classes`, `pretrained_cfg` (once at the top level), `model_args`."""
     trained = config.get("pretrained_cfg") or config
@@ -193,7 +210,7 @@ def _pair(value: object) -> tuple[int, int] | None:
 def _numbers(value: object) -> tuple[float, ...] | None:
     if isinstance(value, int | float):
         return (float(value),)
-    return tuple(map(float, value)) if isinstance(value, list) and value else None
+    return tuple(map(float, value)) if isinstance(value, list | tuple) and value else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from shared.specs.normalizations import NORMALIZATIONS
 from shared.tasks.descriptions import CLASSIFICATION, TASK_NAMES
 from shared.weight_files.fingerprints import recognize
 from shared.weight_files.inspection import CheckpointContent, UnreadableFile, UnsafePickle, inspect
-from synth_service.cli.facts import Facts, count, image_size, known_arch, listed, normalization
-from synth_service.cli.model_folders import Described
+from synth_service.cli.facts import Facts, count, image_size, known_arch, listed, named, normalization
+from synth_service.cli.model_folders import Described, published_by_timm
 from synth_service.cli.outcomes import ExitCode, fail, messages
 
 SIZES: Final = {"mnist": "28", "cifar10": "32", "cifar100": "32", "imagenet": "224"}
@@ -151,21 +151,26 @@ def describe_teacher(checkpoint: Path, given: Answers, *, ask: bool, beside: Des
         guess=3,
     )
     is_photo = arch.partition(":")[0] in ZOOS
+    published = published_by_timm(arch) if given.normalization is None and told.mean is None else None
+    published_size = f"{published.size[0]}x{published.size[1]}" if published and published.size else None
     height, width = facts.find(
         "image size in pixels",
         "--size",
         image_size,
         given=given.size,
         known=f"{told.size[0]}x{told.size[1]}" if told.size else None,
-        guess=SIZES.get(given.normalization or "", "224" if is_photo else "32"),
+        guess=published_size or SIZES.get(given.normalization or "", "224" if is_photo else "32"),
     )
+    usual = ("imagenet" if height >= LARGE_IMAGE else "cifar10") if channels == 3 else "half"
+    if channels == 3 and published and published.mean and published.std:
+        usual = named(published.mean, published.std)
     mean, std = facts.find(
         f"normalization it was trained with ({', '.join(NORMALIZATIONS)}, or MEAN/STD)",
         "--normalization",
         lambda text: normalization(text, channels),
         given=given.normalization,
         known=f"{listed(told.mean)}/{listed(told.std)}" if told.mean and told.std else None,
-        guess=("imagenet" if height >= LARGE_IMAGE else "cifar10") if channels == 3 else "half",
+        guess=usual,
     )
     task = told.task if arch == told.arch else CLASSIFICATION.name
     student = facts.find(

@@ -84,6 +84,19 @@ def test_a_folder_of_timm_needs_no_question(tmp_path: Path) -> None:
     assert job.teacher.input.mean == (0.1, 0.2, 0.3)
 
 
+@pytest.mark.parametrize(("arch", "mean"), [("timm:vit_tiny_patch16_224", 0.5), ("timm:deit_tiny_patch16_224", 0.485)])
+def test_bare_weights_are_guessed_to_be_trained_as_timm_trained_its_own(tmp_path: Path, arch: str, mean: float) -> None:
+    pytest.importorskip("timm")
+    weights, to = written(tmp_path, {}) / "model.safetensors", tmp_path / "job.yaml"
+    bare = weights.rename(tmp_path / "bare.safetensors")
+    result = dfkd("init", str(bare), "--arch", arch, "--yes", "--to", str(to))
+    assert result.exit_code == 0, result.stderr
+    job = JobSpec.model_validate(load_job_file(str(to)))
+    assert job.teacher.input.mean[0] == mean
+    assert job.teacher.input.shape == (3, 224, 224)
+    assert "normalization" in result.stderr.partition("guessed:")[2]
+
+
 def test_an_option_wins_over_the_folder(tmp_path: Path) -> None:
     config = {"architecture": "resnet10t", "num_classes": 7, "mean": [0.1], "std": [0.3], "input_size": [3, 40, 56]}
     job = job_of(written(tmp_path, config), "--size", "24", to=tmp_path / "job.yaml")
