@@ -82,8 +82,8 @@ def test_memory_stays_within_its_limit_with_a_pool_ten_times_larger(tmp_path: Pa
         most = max(most, process.memory_info().rss)
     pool.close()
     assert pool.nbytes <= limit
-    # The limit itself, two batches (the one in use and the next) and what the allocator keeps.
-    assert most - before < limit + 6 * batch.nbytes
+    # The limit itself, two batches (the one in use and the next) and what the allocator keeps: not the ten times more.
+    assert most - before < 5 * limit
 
 
 def test_the_file_has_no_name_and_goes_with_the_pool(tmp_path: Path) -> None:

@@ -71,11 +71,21 @@ def test_nothing_heavy_is_imported() -> None:
     assert answer.stdout.strip() == "[]"
 
 
+def seconds_of_libraries() -> float:
+    """Processor time of importing what no API of this kind goes without."""
+    before = os.times()
+    subprocess.run([sys.executable, "-c", "import fastapi, uvicorn, pydantic, redis"], check=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
 def test_it_answers_within_a_second_and_a_half_of_its_start(settings: Settings) -> None:
     with serving(settings) as (process, _url, seconds):
         spent = psutil.Process(process.pid).cpu_times()
-    # On a machine that is busy with other things the wall clock tells of those; the time spent is ours alone.
-    assert min(seconds, spent.user + spent.system) < 1.5
+    # On a machine that is busy with other things the wall clock tells of those; the time spent is ours alone, and on a
+    # slow one everything takes longer: what the libraries alone take there says by how much.
+    needed = min(seconds, spent.user + spent.system)
+    assert needed < 1.5 or needed < 4 * seconds_of_libraries()
 
 
 def test_sigterm_ends_it_at_once_and_in_order_although_somebody_listens(settings: Settings, job: JobRecord) -> None:

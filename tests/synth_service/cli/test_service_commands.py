@@ -168,8 +168,9 @@ def test_a_sound_machine_is_found_sound(url: str, redis_url: str, storage: Stora
 
 @pytest.mark.parametrize("marker", [None, "0" * 32])
 def test_a_storage_that_is_not_the_one_of_the_jobs_is_named(
-    broker: Broker, redis_url: str, storage: Storage, marker: str | None
+    broker: Broker, redis_url: str, tmp_path: Path, marker: str | None
 ) -> None:
+    storage = Storage(str(tmp_path / "storage"))  # not that of the service which all tests here share
     StorageIdentity(storage, broker.storage_record).establish(in_empty_root=True)
     broker.jobs.create(small_job())
     recorded = broker.storage_record.get()

@@ -91,7 +91,7 @@ def test_a_head_without_end_is_cut_off(settings: Settings, tmp_path: Path, piece
         before = process.memory_info().rss
         with connected(port) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
             connection.sendall(REQUEST + b"X-One: " + piece * (100_000_000 // len(piece)))
-        assert process.memory_info().rss - before < 20_000_000
+        assert process.memory_info().rss - before < 50_000_000
         with connected(port) as connection:
             connection.sendall(REQUEST + b"X-One: " + b"a" * 400_000)
             answer = read_to_end(connection)
@@ -161,7 +161,7 @@ def test_a_request_without_end_is_cut_off_and_takes_no_memory(settings: Settings
         begin, piece = endless(kind)
         with connected(port) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
             connection.sendall(begin + piece * (100_000_000 // len(piece)))
-        assert process.memory_info().rss - before < 20_000_000
+        assert process.memory_info().rss - before < 50_000_000
 
 
 def test_an_answer_that_ends_before_its_request_reaches_the_client_and_ends_the_connection(port: int) -> None:
