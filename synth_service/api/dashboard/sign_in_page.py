@@ -34,7 +34,7 @@ async def take_key(request: Request, settings: SettingsInUse, following: Next = 
     """Starts a session and goes on to the page that was wanted."""
     answer = RedirectResponse(safe_next(following), 303, headers={"Cache-Control": "no-store"})
     if settings.api_keys:
-        key = sign_in(request, await _typed_key(request))
+        key = await sign_in(request, await _typed_key(request))
         if key is None:
             detail = "This key is not accepted. Check that it was copied whole."
             raise Problem(401, "api_key_invalid", detail, hint="The operator makes keys with `dfkd key NAME`.")

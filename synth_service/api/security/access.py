@@ -1,12 +1,14 @@
 """The keys that count now: those of the settings and those made since, without the expired and the revoked.
 
 A copy in this process, renewed at most once a second by whoever asks. While Redis is away the copy goes on counting:
-configured keys work, and what was revoked before stays revoked.
+configured keys work, and what was revoked before stays revoked. Before there is a first copy nobody is let in, since a
+process that has just started cannot know which keys and sign-ins have ended.
 """
 
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -25,6 +27,9 @@ RENEWAL_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 0.5
 """Longest that a request waits for a newer copy than there is."""
 
+FIRST_PATIENCE_SECONDS: Final = 5.0
+"""Longest that a request waits for the first copy."""
+
 _NOTHING: Final = AccessList("", (), frozenset(), frozenset())
 
 
@@ -42,32 +47,41 @@ class Keyring:
         self._known = _NOTHING
         self._renewed_at = float("-inf")
         self._is_renewing = False
+        self._reading = threading.Lock()
 
-    async def renew(self) -> None:
-        """Makes the copy as new as it has to be; gives up after ``PATIENCE_SECONDS``."""
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a copy, so that who shows a key or a session can be told from who once could."""
+        return self._access is None or self._known is not _NOTHING
+
+    async def renew(self) -> bool:
+        """Makes the copy as new as it has to be, as far as Redis answers in time. Returns ``is_known``."""
         if self._access is None:
-            return
-        with anyio.move_on_after(PATIENCE_SECONDS):
-            while self._is_renewing and self._known is _NOTHING:  # the first copy is worth waiting for
+            return True
+        patience = PATIENCE_SECONDS if self.is_known else FIRST_PATIENCE_SECONDS
+        with anyio.move_on_after(patience):
+            while self._is_renewing and not self.is_known:
                 await anyio.sleep(0.01)
         if self._is_renewing or time.monotonic() - self._renewed_at < RENEWAL_SECONDS:
-            return
+            return self.is_known
         self._is_renewing = True
         try:
-            with anyio.move_on_after(PATIENCE_SECONDS):
+            with anyio.move_on_after(patience):
                 await anyio.to_thread.run_sync(self.renew_now, abandon_on_cancel=True)
         finally:
             self._is_renewing = False
             self._renewed_at = time.monotonic()
+        return self.is_known
 
     def renew_now(self) -> None:
         """Fetches what has changed. May block."""
         assert self._access is not None
-        try:
-            if self._access.version() != self._known.version:
-                self._known = self._access.read()
-        except redis.RedisError as error:
-            logger.warning("access_list_not_renewed", error=str(error))
+        with self._reading:  # a slow reader must not put an older copy in the place of a newer one
+            try:
+                if self._access.version() != self._known.version:
+                    self._known = self._access.read()
+            except redis.RedisError as error:
+                logger.warning("access_list_not_renewed", error=str(error))
 
     def all(self) -> list[ApiKey]:
         """Every key that counts."""

@@ -124,7 +124,7 @@ class AuthenticationMiddleware:
             state["caller"] = Caller()
             if self._needs_key and not self._is_public(scope["path"]):
                 try:
-                    await self._keyring.renew()
+                    await _renew(self._keyring)
                     state["caller"] = await self._authenticate(scope)
                     _check_scope(state["caller"], scope)
                 except Problem as problem:
@@ -173,8 +173,7 @@ class AuthenticationMiddleware:
                 await run_in_threadpool(self._sessions.load_secret)
             except redis.RedisError as error:
                 logger.warning("redis_unavailable", path=scope["path"], error=str(error))
-                detail = "The Redis server does not answer, so sign-ins cannot be checked."
-                raise Problem(503, "redis_unavailable", detail, headers={"Retry-After": "2"}) from None
+                raise _uncheckable("sign-ins") from None
         return self._sessions.open(cookie)
 
 
@@ -197,19 +196,31 @@ def _check_scope(caller: Caller, scope: AsgiScope) -> None:
         raise Problem(403, "scope_missing", detail, hint="The operator makes keys with other scopes.")
 
 
-def sign_in(request: Request, presented: str) -> ApiKey | None:
+async def sign_in(request: Request, presented: str) -> ApiKey | None:
     """The key that somebody typed into the sign-in page, for ``sessions.start_session``; None if it is none.
 
     Raises:
-        Problem: 429 after too many wrong ones from the same address.
+        Problem: 429 after too many wrong ones from the same address; 503 if it cannot be known whether the key counts.
     """
     keyring: Keyring = request.app.state.keyring
+    await _renew(keyring)
     key = keyring.find(presented.strip())
     if key is None:
         problem = _wrong_key(request.app.state.wrong_keys, request.scope)
         if problem.status_code == 429:
             raise problem
     return key
+
+
+async def _renew(keyring: Keyring) -> None:
+    """Raises Problem 503 when this process has never heard which keys have ended."""
+    if not await keyring.renew():
+        raise _uncheckable("API keys")
+
+
+def _uncheckable(what: str) -> Problem:
+    detail = f"The Redis server does not answer, so {what} cannot be checked."
+    return Problem(503, "redis_unavailable", detail, headers={"Retry-After": "2"})
 
 
 def safe_next(path: str | None) -> str:
