@@ -134,7 +134,7 @@ def budget_of(
         started = time.process_time()
         images = inverter.invert(task.targets(0, BATCH)).images
         middle = time.process_time()
-        trainer.step(images)
+        trainer.step(images[: trainer.images_from_shards])
         ended = time.process_time()
     rounds = int(seconds * SYNTHESIS_SHARE * rounds_in_try / (middle - started))
     return max(rounds, fewest), max(int(seconds * (1 - SYNTHESIS_SHARE) / (ended - middle)), 20)
@@ -159,7 +159,7 @@ def train(trainer: Trainer, pool: ImagePool, goal: int, sampling: torch.Generato
     rows: list[dict[str, float | None]] = []
     while trainer.step_count < goal:
         for _ in range(min(16, goal - trainer.step_count)):
-            trainer.step(pool.sample(BATCH, sampling))
+            trainer.step(pool.sample(trainer.images_from_shards, sampling))
         rows.append({"loss": trainer.metrics()["loss"]})
     return rows
 

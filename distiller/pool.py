@@ -123,7 +123,7 @@ class ImagePool:
         then can hold an image twice. The draws follow from the generator and the calls of ``add``.
 
         Args:
-            batch_size: also more than the pool holds.
+            batch_size: also more than the pool holds, or none.
             generator: on the CPU; used once per epoch.
 
         Raises:
@@ -131,7 +131,7 @@ class ImagePool:
         """
         if len(self) == 0:
             raise ValueError("nothing can be drawn from an empty pool")
-        parts = []
+        parts = [self._order[:0]]
         missing = batch_size
         while missing > 0:
             if self._drawn == len(self._order) or self._images_seen_at_shuffle != self.images_seen:

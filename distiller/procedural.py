@@ -22,7 +22,6 @@ from shared.networks.image_operations import Normalization, to_pixels
 from shared.networks.modes import evaluating
 from shared.specs import InputSpec
 
-PURPOSE: Final = "procedural images"
 TRIES: Final = 4
 """Images that are drawn for each that is kept."""
 
@@ -65,7 +64,7 @@ class ProceduralImages:
         """
         if self._images is None:
             assert self._teacher is not None
-            generator = seeds.generator(self._seed, PURPOSE)
+            generator = seeds.generator(self._seed, seeds.PROCEDURAL)
             size = max(1, min(CHUNK_IMAGES, CHUNK_VALUES // math.prod(self._input.shape)))
             normalize = Normalization(self._input).to(self._device)
             dtype = next((each.dtype for each in self._teacher.parameters()), torch.float32)

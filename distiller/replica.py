@@ -54,7 +54,6 @@ class Replica:
         assert spec.distillation is not None
         ranks.tell("begin", payload=(spec.model_dump_json(), _on_host(teacher), _on_host(student)))
         self._spec = spec
-        self._batch_size = spec.distillation.batch_size
         self._ranks = ranks
         self._device = device
         self._teacher = teacher
@@ -131,7 +130,7 @@ class Replica:
         self._ranks.tell("steps", count)
         with self._ranks.together():
             for _ in range(count):
-                self.trainer.step(self.pool.sample(self._batch_size, self._sampling))
+                self.trainer.step(self.pool.sample(self.trainer.images_from_shards, self._sampling))
             self.trainer.settle()
 
     def evaluate(self) -> Evaluation:

@@ -75,10 +75,13 @@ class Trainer:
         self.steps = spec.steps
         self.device = device
         self.student = _channels_last(student, device)
+        drawn = round(spec.batch_size * spec.procedural_share) if layers_with_statistics(teacher) else 0
+        self.images_from_shards = spec.batch_size - drawn
+        """Of each batch; the others are drawn."""
+        self._drawn = drawn
         self._procedural: ProceduralImages | None = None
-        if spec.procedural_share > 0 and layers_with_statistics(teacher):
-            most = self.steps * math.ceil(spec.batch_size * spec.procedural_share)
-            self._procedural = ProceduralImages(input, seed, teacher.to(device), device, most)
+        if drawn:
+            self._procedural = ProceduralImages(input, seed, teacher.to(device), device, self.steps * drawn)
         self.teacher = _channels_last(_inference_form(teacher.to(device).eval(), task, input), device)
         self.augment = BatchAugmentation(spec.augmentation, (input.height, input.width))
         self.mix = None if spec.mix is None else BatchMixing(spec.mix, spec.mix_alpha)
@@ -121,18 +124,19 @@ class Trainer:
         """One step; ``metrics`` tells how the steps went.
 
         Args:
-            batch: uint8 (N, C, H, W), N ≥ 2 for BatchNorm; best on the device already, or pinned. The first of them
-                give way to procedural images, as many as ``spec.procedural_share`` says.
+            batch: uint8 (N, C, H, W), ``images_from_shards`` of them; best on the device already, or pinned.
+                Procedural images join them here. At least 2 in all, for BatchNorm.
 
         Raises:
             UserError: ``out_of_memory``, or ``wrong_output_shape`` when a network's logits are not the task's.
         """
-        with explain_out_of_memory("distillation.batch_size", len(batch)):
+        count = len(batch) + self._drawn
+        with explain_out_of_memory("distillation.batch_size", count):
             images = self._prepare(batch)
             for group in self._optimizer.param_groups:
                 group["lr"] = self.learning_rate
             self._optimizer.zero_grad(set_to_none=True)
-            loss = self._compare(images, len(batch))
+            loss = self._compare(images, count)
             self._scaler.scale(loss).backward()
             if self.spec.max_gradient_norm is not None:
                 self._scaler.unscale_(self._optimizer)
@@ -196,15 +200,14 @@ class Trainer:
         self._steps_in_sum = state["steps_in_sum"]
 
     def _prepare(self, batch: Tensor) -> Tensor:
-        """This rank's part: some replaced by procedural images, augmented, mixed, normalized, channels_last.
+        """This rank's part, with procedural images: augmented, mixed, normalized, channels_last.
 
         Bytes are augmented, since they are a quarter of the memory. All ranks draw for the whole batch: what happens to
         an image does not depend on their number.
         """
         batch = batch.to(self.device, non_blocking=True)
-        count = round(len(batch) * self.spec.procedural_share)
-        if self._procedural is not None and count:
-            batch = torch.cat([batch[count:], self._procedural.sample(count, self.generator)])
+        if self._procedural is not None:
+            batch = torch.cat([batch, self._procedural.sample(self._drawn, self.generator)])
         augmented = self.augment(batch, self.generator)
         pixels = to_pixels(augmented.to(memory_format=torch.channels_last)).to(self._dtype)
         if self.mix is not None:

@@ -17,6 +17,7 @@ import torch
 STUDENT: Final = "student initialization"
 SAMPLING: Final = "pool sampling"
 TRAINING: Final = "training"
+PROCEDURAL: Final = "procedural images"
 
 
 def derived_seed(seed: int, purpose: str) -> int:

@@ -8,7 +8,16 @@ import typer
 from rich.markup import escape
 
 from synth_service.cli.options import ApiKey, Json, Url
-from synth_service.cli.outcomes import ExitCode, connected, fail, messages, output, print_json, show
+from synth_service.cli.outcomes import (
+    ExitCode,
+    connected,
+    fail,
+    messages,
+    output,
+    print_json,
+    show_listing,
+    show_removal,
+)
 from synth_service.cli.tables import keys_table
 from synth_service.client.connection import DEFAULT_URL
 
@@ -81,15 +90,8 @@ def keys(
     with connected(url, api_key) as client:
         if revoke is not None:
             client.keys.revoke(revoke)
-            if as_json:
-                print_json({"fingerprint": revoke, "revoked": True})
-            else:
-                output.print(f"{revoke} revoked")
+            show_removal(revoke, "revoked", {"fingerprint": revoke}, as_json=as_json)
             return
         found = client.keys.list()
-    if as_json:
-        print_json(found)
-    elif found:
-        show(keys_table(found))
-    else:
-        messages.print("no keys: everybody who reaches the service may do everything")
+    none = "no keys: everybody who reaches the service may do everything"
+    show_listing(found, keys_table, none, as_json=as_json)

@@ -41,9 +41,9 @@ _FILE_ENDINGS: Final = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".safetensors", 
 
 @dataclass(frozen=True)
 class Described:
-    """What a folder says of the network in it; None where it does not say."""
+    """What a folder, or a file's own header, says of a network; None where it does not say."""
 
-    arch: str
+    arch: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     task: str = "classification"
     num_classes: int | None = None

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import typer
 from pydantic import BaseModel
@@ -29,6 +29,8 @@ from synth_service.client import (
     UnexpectedAnswer,
 )
 from synth_service.client.terminal import Terminal
+
+Item = TypeVar("Item", bound=BaseModel)
 
 RETRIES: Final = 2
 TOLD_FROM_SECONDS: Final = 1.5
@@ -89,6 +91,30 @@ def show(table: Table, console: Terminal = output) -> None:
     columns = [[_plain(cell) for cell in column.cells] for column in table.columns]
     for row in zip(*columns, strict=True):
         console.file.write("\t".join(row) + "\n")  # Rich would expand the tabs
+
+
+def show_listing(found: Sequence[Item], table: Callable[[Sequence[Item]], Table], none: str, *, as_json: bool) -> None:
+    """How a command that lists things ends: with JSON, a table, or a word that there are none."""
+    if as_json:
+        print_json(found)
+    elif found:
+        show(table(found))
+    else:
+        messages.print(none)
+
+
+def show_removal(name: str, done: str, fields: dict[str, Any], *, as_json: bool) -> None:
+    """How a command that took something away ends: `NAME deleted`, or JSON that says the same.
+
+    Args:
+        name: of what is gone.
+        done: `deleted`, `revoked`.
+        fields: what names it, in JSON.
+    """
+    if as_json:
+        print_json({**fields, done: True})
+    else:
+        output.print(f"{name} {done}")
 
 
 def _plain(cell: object) -> str:

@@ -23,7 +23,16 @@ from synth_service.cli.options import (
     StudentArch,
     Url,
 )
-from synth_service.cli.outcomes import ExitCode, connected, messages, output, print_json, show
+from synth_service.cli.outcomes import (
+    ExitCode,
+    connected,
+    messages,
+    output,
+    print_json,
+    show,
+    show_listing,
+    show_removal,
+)
 from synth_service.cli.tables import models_table, workers_table
 from synth_service.client.connection import DEFAULT_URL
 from synth_service.digits_example import ExampleName
@@ -181,27 +190,14 @@ def models(
         if delete is not None:
             model_id = delete.removeprefix("models/")
             client.models.delete(model_id)
-            if as_json:
-                print_json({"id": model_id, "deleted": True})
-            else:
-                output.print(f"{model_id} deleted")
+            show_removal(model_id, "deleted", {"id": model_id}, as_json=as_json)
             return
         found = client.models.list()
-    if as_json:
-        print_json(found)
-    elif found:
-        show(models_table(found))
-    else:
-        messages.print("no models")
+    show_listing(found, models_table, "no models", as_json=as_json)
 
 
 def workers(as_json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
     """List the workers that reported within the last minute."""
     with connected(url, api_key) as client:
         found = client.workers()
-    if as_json:
-        print_json(found)
-    elif found:
-        show(workers_table(found))
-    else:
-        messages.print("no workers; `dfkd up` starts some")
+    show_listing(found, workers_table, "no workers; `dfkd up` starts some", as_json=as_json)

@@ -26,7 +26,7 @@ from synth_service.cli.model_folders import Described, published_by_timm
 from synth_service.cli.outcomes import ExitCode, fail, messages
 
 SIZES: Final = {"mnist": "28", "cifar10": "32", "cifar100": "32", "imagenet": "224"}
-"""Image sizes that go with them."""
+"""Image sizes that go with the normalizations of these names."""
 
 SMALLER: Final = {
     "wide_resnet": "wrn16_1",
@@ -97,20 +97,6 @@ class Teacher:
         return {**size, "mean": list(self.mean), "std": list(self.std)}
 
 
-@dataclass(frozen=True)
-class _Told:
-    """What the file says of itself in its header; empty for files that others wrote."""
-
-    arch: str | None = None
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    num_classes: int | None = None
-    channels: int | None = None
-    size: tuple[int, int] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    task: str = CLASSIFICATION.name
-
-
 def describe_teacher(checkpoint: Path, given: Answers, *, ask: bool, beside: Described | None = None) -> Teacher:
     """Everything that a job must say of a teacher; ends the command where that cannot be known.
 
@@ -121,7 +107,7 @@ def describe_teacher(checkpoint: Path, given: Answers, *, ask: bool, beside: Des
         beside: what the folder of the weights says, of which the weights themselves say nothing.
     """
     content = inspected(checkpoint)
-    told = _told(content.metadata) if beside is None else _told_beside(beside)
+    told = beside or _told(content.metadata)
     likeness = recognize(content.tensors)
     archs = (told.arch,) if told.arch else likeness.architectures
     facts = Facts(ask)
@@ -235,34 +221,21 @@ def smaller(arch: str, height: int, task: str = CLASSIFICATION.name) -> str:
     return SMALLER[known.family] if known else ANY_SMALL
 
 
-def _told(metadata: dict[str, str]) -> _Told:
-    """What the header says, as far as it can be understood: anybody may have written it."""
+def _told(metadata: dict[str, str]) -> Described:
+    """What the file says of itself in its header, as far as it can be understood: anybody may have written it."""
     try:
         arch, kwargs = metadata.get("arch"), json.loads(metadata.get("kwargs", "{}"))
         if arch is None or not isinstance(kwargs, dict):
-            return _Told()
+            return Described()
         check_architecture(arch)
         classes = int(metadata["num_classes"]) if "num_classes" in metadata else None
         input = InputSpec.model_validate_json(metadata["input"]) if "input" in metadata else None
     except (ValueError, ValidationError):
-        return _Told()
+        return Described()
     task = metadata.get("task", CLASSIFICATION.name)
     if task not in TASK_NAMES:
-        return _Told()
+        return Described()
     if input is None:
-        return _Told(arch, kwargs, classes, task=task)
+        return Described(arch, kwargs, task, classes)
     size = input.height, input.width
-    return _Told(arch, kwargs, classes, input.channels, size, input.mean, input.std, task)
-
-
-def _told_beside(beside: Described) -> _Told:
-    return _Told(
-        beside.arch,
-        beside.kwargs,
-        beside.num_classes,
-        beside.channels,
-        beside.size,
-        beside.mean,
-        beside.std,
-        beside.task,
-    )
+    return Described(arch, kwargs, task, classes, input.channels, size, input.mean, input.std)

@@ -41,6 +41,7 @@ def test_an_epoch_draws_every_image_once_in_random_order() -> None:
 
 def test_batches_are_full_at_the_end_of_an_epoch_and_when_larger_than_the_pool() -> None:
     pool, generator = filled(5), seeded()
+    assert pool.sample(0, generator).shape == (0, *SHAPE)
     assert pool.sample(12, generator).shape == (12, *SHAPE)
     drawn = numbers(filled(5).sample(12, seeded()))
     assert sorted(drawn[:5]) == sorted(drawn[5:10]) == list(range(5))

@@ -51,7 +51,7 @@ def test_the_same_teacher_and_seed_give_the_same_images(teacher: nn.Module) -> N
 def test_those_that_fit_the_teacher_are_kept(teacher: nn.Module) -> None:
     kept = images_of(teacher)
 
-    all_of_them = draw(40 * TRIES, INPUT.shape, seeds.generator(0, "procedural images"))
+    all_of_them = draw(40 * TRIES, INPUT.shape, seeds.generator(0, seeds.PROCEDURAL))
     distances = distance_by_image(teacher, normalized(all_of_them))
     expected = distances.sort().values[:40]
     torch.testing.assert_close(distance_by_image(teacher, normalized(kept)).sort().values, expected)
@@ -123,7 +123,9 @@ class Recorder(nn.Module):
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 4), (1.0, 16)])
-def test_the_first_of_a_batch_give_way(teacher: nn.Module, share: float, expected: int) -> None:
+def test_they_join_the_images_from_shards_which_are_so_many_fewer(
+    teacher: nn.Module, share: float, expected: int
+) -> None:
     spec = DistillationSpec(
         steps=20,
         batch_size=16,
@@ -132,12 +134,14 @@ def test_the_first_of_a_batch_give_way(teacher: nn.Module, share: float, expecte
     )
     trainer = Trainer(spec, toy_network(seed=2), teacher, task=TASK, input=INPUT, seed=0, device=CPU)
     trainer.teacher = recorder = Recorder(trainer.teacher)
-    batch, _ = toy_images(16, seed=3)
+    assert trainer.images_from_shards == 16 - expected
+    batch = toy_images(16, seed=3)[0][: 16 - expected]
 
     trainer.step(batch)
 
     (asked,) = recorder.asked
-    torch.testing.assert_close(asked[: 16 - expected], normalized(batch)[expected:])
+    assert len(asked) == 16
+    torch.testing.assert_close(asked[: 16 - expected], normalized(batch))
     if expected:
         known = normalized(ProceduralImages(INPUT, 0, teacher, CPU, 20 * expected).prepare())
         apart = (asked[16 - expected :, None] - known).abs().flatten(2).amax(2)
@@ -147,6 +151,7 @@ def test_the_first_of_a_batch_give_way(teacher: nn.Module, share: float, expecte
 def test_a_teacher_without_batch_norm_gets_none() -> None:
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, TASK.num_classes)).eval()
     trainer = trainer_of(teacher, 1.0)
+    assert trainer.images_from_shards == 16
     trainer.teacher = recorder = Recorder(trainer.teacher)
     batch = torch.zeros((16, *INPUT.shape), dtype=torch.uint8)
 
@@ -159,8 +164,9 @@ def test_a_successor_goes_on_bit_by_bit(teacher: nn.Module) -> None:
     torch.set_num_threads(1)
     pool = ImagePool(100, INPUT.shape, CPU)
     pool.add(toy_images(64, seed=4)[0])
-    batches = [pool.sample(16, torch.Generator().manual_seed(step)) for step in range(6)]
     undisturbed, successor = trainer_of(teacher, 0.5), trainer_of(teacher, 0.5, student_seed=9)
+    count = undisturbed.images_from_shards
+    batches = [pool.sample(count, torch.Generator().manual_seed(step)) for step in range(6)]
     for batch in batches[:3]:
         undisturbed.step(batch)
     successor.load_state_dict(copy.deepcopy(undisturbed.state_dict()))

@@ -164,7 +164,6 @@ def _jobs(snapshot: Snapshot) -> Iterator[Metric]:
         if state.is_final:
             finished.add_metric([state], events.get((f"job_{state}", ""), 0))
     yield finished
-    poor = events.get((EventType.QUALITY_POOR, Role.DISTILLATION), 0)
     newest = GaugeMetricFamily(
         "dfkd_newest_evaluation",
         "The last measurement of a student on labeled images, whichever job's: fractions, by the task's metrics.",
@@ -174,6 +173,7 @@ def _jobs(snapshot: Snapshot) -> Iterator[Metric]:
         for name, value in snapshot.newest_measurement.metrics.items():
             newest.add_metric([name], value)
     yield newest
+    poor = events.get((EventType.QUALITY_POOR, Role.DISTILLATION), 0)
     yield _counter("jobs_poor", "Times that images or a student turned out to be poor, judged without labels.", poor)
 
 

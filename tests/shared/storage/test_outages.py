@@ -1,7 +1,6 @@
 """A storage that is away is never taken for one in which a file is missing, whatever way it fails."""
 
 import errno
-import os
 import pickle
 import shutil
 import subprocess
@@ -110,7 +109,8 @@ def test_what_may_not_be_read_is_told_as_that() -> None:
         from pathlib import Path
         from shared.storage import Storage, StorageUnavailable
         root = Path(sys.argv[1])
-        os.setgid(65534); os.setuid(65534)
+        if os.getuid() == 0:  # who may read everything
+            os.setgid(65534); os.setuid(65534)
         storage = Storage(str(root), create=False)
         for name in ("models/teacher.pt", "secret.pt"):
             for use in (storage.exists, storage.read_bytes, lambda name: storage.fetch(name, root)):
@@ -128,8 +128,6 @@ def test_what_may_not_be_read_is_told_as_that() -> None:
             sys.exit("a folder that may not be listed looks empty")
         assert not storage.exists("other.pt")
     """
-    if os.getuid() != 0:
-        pytest.skip("needs root, to become somebody else")
     # Not below pytest's own folder, which nobody else may enter.
     root = Path(tempfile.mkdtemp(prefix="dfkd-test-"))
     root.chmod(0o755)
@@ -137,12 +135,13 @@ def test_what_may_not_be_read_is_told_as_that() -> None:
     try:
         (root / "models" / "teacher.pt").write_bytes(b"x")
         (root / "secret.pt").write_bytes(b"x")
-        (root / "models").chmod(0o700)
-        (root / "secret.pt").chmod(0o600)
+        (root / "models").chmod(0)
+        (root / "secret.pt").chmod(0)
         subprocess.run(
             [sys.executable, "-c", textwrap.dedent(script), root], check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL
         )
     finally:
+        (root / "models").chmod(0o700)
         subprocess.run(["rm", "-rf", root], check=True)
 
 
