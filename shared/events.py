@@ -38,3 +38,7 @@ class EventType(StrEnum):
     EVALUATED = "evaluated"
     QUALITY_POOR = "quality_poor"
     """Images or student turned out to be poor, told once by an attempt."""
+
+    WEBHOOK_DELIVERED = "webhook_delivered"
+    WEBHOOK_FAILED = "webhook_failed"
+    """Nobody answered as often as it is tried: the address will not be told of this end."""

@@ -4,16 +4,18 @@ Variables carry the prefix ``DFKD_``; ``REDIS_URL`` is also read under its custo
 never changes a setting and a setting never changes what a job's spec means.
 """
 
+import base64
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.api_keys import ApiKey, parse_api_keys
+from shared.specs.webhooks import is_receiver
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
@@ -99,6 +101,17 @@ class Settings(BaseSettings):
         None, ge=0, description="Bytes of uploaded checkpoints and datasets that the owner of one API key may have."
     )
     max_queued_jobs: int = Field(10_000, ge=1, description="POST /jobs answers 429 above this many unfinished jobs.")
+    webhook_hosts: CommaSeparated = Field(
+        (),
+        description="Comma-separated hosts that the API may tell of a job's end, each HOST for the usual port or "
+        "HOST:PORT. Unset: jobs may name no webhook.",
+    )
+    webhook_secret: str | None = Field(
+        None,
+        repr=False,
+        description="What webhooks are signed with and receivers check them with: whsec_ and 24 to 64 bytes in base64 "
+        "(Standard Webhooks). Needed as soon as there are webhook_hosts.",
+    )
 
     lease_seconds: float = Field(15.0, gt=0, le=3600, description="A worker silent for longer loses its claim.")
     max_attempts: int = Field(
@@ -152,7 +165,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["json", "console"] = Field("console", description="Log lines for machines or for people.")
 
-    @field_validator("allowed_factories", "allowed_hosts", "trusted_proxies", mode="before")
+    @field_validator("allowed_factories", "allowed_hosts", "trusted_proxies", "webhook_hosts", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -177,6 +190,23 @@ class Settings(BaseSettings):
             ) from None
         return value
 
+    @field_validator("webhook_hosts")
+    @classmethod
+    def _check_webhook_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        hosts = tuple(each.lower() for each in value)
+        if unusable := [each for each in hosts if not is_receiver(each)]:
+            raise ValueError(
+                f"{unusable[0]!r} is no host; write example.org or example.org:8443, without https:// and path"
+            )
+        return hosts
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_webhook_secret(cls, value: str | None) -> str | None:
+        if value is not None and not 24 <= len(_decoded(value)) <= 64:
+            raise ValueError(f"is no whsec_ with 24 to 64 bytes in base64; {_HOW_TO_SIGN}")
+        return value
+
     @field_validator("storage")
     @classmethod
     def _keep_secrets_out_of_the_storage(cls, value: str) -> str:
@@ -186,6 +216,35 @@ class Settings(BaseSettings):
                 "credentials do not belong in the address; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
         return value
+
+
+_HOW_TO_SIGN: Final = "write whsec_ and behind it what `openssl rand -base64 32` prints"
+
+
+def _decoded(secret: str) -> bytes:
+    """The key in a secret of Standard Webhooks; empty if it is none."""
+    try:
+        return base64.b64decode(secret.removeprefix("whsec_"), validate=True) if secret.startswith("whsec_") else b""
+    except ValueError:
+        return b""
+
+
+def webhook_key(settings: Settings) -> bytes | None:
+    """What webhooks are signed with; None where there are none.
+
+    Asked by the API alone: workers may have the hosts among their settings, and have no use for the secret.
+
+    Raises:
+        ValueError: there are hosts and no secret, with what to do about it.
+    """
+    if not settings.webhook_hosts:
+        return None
+    if settings.webhook_secret is None:
+        raise ValueError(
+            "DFKD_WEBHOOK_HOSTS is set and DFKD_WEBHOOK_SECRET is not, without which no receiver could tell a webhook "
+            f"from a forgery: {_HOW_TO_SIGN}, or unset DFKD_WEBHOOK_HOSTS"
+        )
+    return _decoded(settings.webhook_secret)
 
 
 def is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 ``Broker`` is the way in. ``jobs`` is the client's side (create, read, list, cancel), ``leases`` the
 worker's (claim, renew, give back, finish). While a job runs its workers meet in ``shards``, ``snapshots`` (of the
 student) and ``checkpoints``, and tell of it in ``reports`` and ``workers``. ``models`` are uploaded weights,
+``webhooks`` is who is still to be told of a job's end,
 ``retention`` is how jobs leave and ``statistics`` what operators watch. State lives in one hash per job; queue
 entries only point to it. Only commands that both Redis 6.2 and Valkey have are used.
 The keys of a script hash to different slots: one server or a primary with replicas, not a cluster.
@@ -42,6 +43,7 @@ from shared.broker.shards import AnnouncedShard, Backlog, Shards, SynthesisPosit
 from shared.broker.snapshots import Snapshots, StudentSnapshot
 from shared.broker.statistics import Statistics
 from shared.broker.storage_record import StorageRecord
+from shared.broker.webhooks import Delivery, Webhooks
 from shared.broker.workers import Workers
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "Backlog",
     "Broker",
     "Checkpoints",
+    "Delivery",
     "IdempotencyConflict",
     "JobFinished",
     "JobStopped",
@@ -70,6 +73,7 @@ __all__ = [
     "Snapshots",
     "StudentSnapshot",
     "SynthesisPosition",
+    "Webhooks",
     "Workers",
 ]
 
@@ -106,6 +110,7 @@ class Broker:
         self.snapshots = Snapshots(self.redis)
         self.reports = Reports(self.redis)
         self.workers = Workers(self.redis)
+        self.webhooks = Webhooks(self.redis)
         self.retention = Retention(self.redis)
         self.statistics = Statistics(self.redis)
         self.storage_record = StorageRecord(self.redis)

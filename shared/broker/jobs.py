@@ -47,6 +47,7 @@ local names = {{}}
 for index, each in ipairs(totals) do names[index] = each[1] end
 redis.call('HSET', KEYS[1], 'id', job_id, 'name', name, 'name_folded', name_folded, 'metadata', metadata, 'spec', spec,
            'owner', owner, 'reserved_bytes', reserved_bytes, 'created_at', now(), 'tasks', cjson.encode(names))
+if has_webhook then set('has_webhook', '1') end
 enter('queued')
 redis.call('ZADD', all_jobs, 0, job_id)
 if owner ~= '' then redis.call('ZADD', of_owner, 0, job_id) end
@@ -76,6 +77,7 @@ def _create(
     name_folded: str,
     metadata: str,
     spec: str,
+    has_webhook: bool,
     owner: str,
     totals: list[tuple[str, int]],
     max_unfinished: int,
@@ -139,6 +141,7 @@ end
 enter('queued')
 redis.call('HSET', KEYS[1], 'retry_token', request, 'damaged', 0)
 redis.call('HDEL', KEYS[1], 'finished_at', 'error')
+withdraw_webhook()
 redis.call('SADD', KEYS[5], job_id)
 redis.call('SREM', KEYS[6], job_id)
 local retries = redis.call('HINCRBY', KEYS[1], 'retries', 1)
@@ -200,6 +203,7 @@ class Jobs:
             name_folded=spec.name.lower(),
             metadata=json.dumps(spec.metadata),
             spec=described,
+            has_webhook=spec.webhook is not None,
             owner=owner or "",
             totals=[(str(task), total) for task, total in task_totals(spec).items()],
             max_unfinished=max_unfinished,

@@ -33,6 +33,10 @@ DELETED: Final = Key(f"{PREFIX}jobs:deleted")
 TIDY_AGAIN: Final = Key(f"{PREFIX}jobs:tidy-again")
 """Sorted set of the ids of jobs that have ended or are gone, by when to look once more for what the dead have left."""
 
+WEBHOOKS: Final = Key(f"{PREFIX}webhooks")
+"""Sorted set of the ids of ended jobs whose address has yet to be told, by when that is due; see
+``shared.broker.webhooks``."""
+
 SESSION_SECRET: Final = Key(f"{PREFIX}session-secret")
 """String: what signs the dashboard's sign-ins."""
 

@@ -23,6 +23,7 @@ if not is_final(state) then return 'unfinished' end
 if is_held(dead_after_seconds) then return 'held' end
 for _, each in ipairs(tasks()) do drop_entry(each) end
 leave_lists()
+withdraw_webhook()
 redis.call('ZREM', all_jobs, job_id)
 redis.call('SREM', KEYS[5], job_id)
 redis.call('SREM', KEYS[6], job_id)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic, NamedTuple, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 from shared.broker.connection import Client
-from shared.broker.keys import EVENTS_KEPT, GROUP, NOBODY, STATISTICS, Key, in_state, of_job, of_owner
+from shared.broker.keys import EVENTS_KEPT, GROUP, NOBODY, STATISTICS, WEBHOOKS, Key, in_state, of_job, of_owner
 from shared.events import EventType
 from shared.jobs import Task
 
@@ -57,7 +57,7 @@ end
 local function get(field) return redis.call('HGET', KEYS[1], field) end
 local function set(field, value) redis.call('HSET', KEYS[1], field, value) end
 
--- Statistics of all jobs together: the one key that every script uses without being passed it.
+-- Statistics of all jobs together: a key that every script uses without being passed it.
 local function tally(what, amount) redis.call('HINCRBY', '{STATISTICS}', what, amount) end
 
 -- Changes the job's state. Counted and listed here, so that nobody ever has to look at all jobs to know which are in
@@ -114,9 +114,16 @@ local function end_task(some_task, state)
   drop_entry(some_task)
 end
 
+-- The other key that is not passed: every script that may end a job would have to.
+local function withdraw_webhook()
+  redis.call('ZREM', '{WEBHOOKS}', job_id)
+  redis.call('HDEL', KEYS[1], 'webhook_failures')
+end
+
 local function end_job(state, data)
   enter(state)
   set('finished_at', now())
+  if get('has_webhook') then redis.call('ZADD', '{WEBHOOKS}', now(), job_id) end
   redis.call('SREM', KEYS[5], job_id)
   redis.call('SADD', KEYS[6], job_id)
   event('job_' .. state, '', data)

@@ -84,7 +84,7 @@ def write_dataset_card(
         storage: where the job's folder is.
         folder: output folder of the job.
         manifests: of all its shards, at least one.
-        spec: the job; it has a synthesis. The client's ``metadata`` is left out.
+        spec: the job; it has a synthesis. The client's ``metadata`` and ``webhook`` are left out.
         grid: file name of the picture grid in the folder, if there is one.
     """
     return _put(storage, f"{folder}/{CARD_NAME}", dataset_card(manifests, spec, grid=grid))
@@ -143,7 +143,7 @@ def _markdown(text: str) -> str:
 
 def _json_of(spec: JobSpec) -> str:
     """The job for a code block. Not all that shows Markdown leaves code alone, and JSON has other words for <."""
-    text = visible_json(spec.model_dump_json(indent=2, exclude={"metadata"}))
+    text = visible_json(spec.model_dump_json(indent=2, exclude={"metadata", "webhook"}))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

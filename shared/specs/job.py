@@ -19,6 +19,7 @@ from shared.specs.networks import StudentSpec, TeacherSpec
 from shared.specs.precision import PrecisionName
 from shared.specs.presets import PRESET_DISTILLATION, fill_from_preset
 from shared.specs.synthesis import GeneratorSynthesis
+from shared.specs.webhooks import WebhookAddress
 from shared.tasks.descriptions import TASK_NAMES, describe_task
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -56,6 +57,11 @@ class JobSpec(Spec):
         "warn",
         description="What happens when images or student turn out to be poor, judged without labels. `warn`: the job "
         "goes on, and says so. `stop`: it fails with `poor_quality`, as soon as that is certain.",
+    )
+    webhook: WebhookAddress | None = Field(
+        None,
+        description="An https:// or http:// address that is told when the job has ended, signed and until it answers. "
+        'The deployment allows its host. See "Webhooks" in the HTTP API.',
     )
 
     @model_validator(mode="before")

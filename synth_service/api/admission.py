@@ -1,7 +1,7 @@
 """What a valid job must also satisfy in this deployment before it is queued.
 
-The files that it names exist, and the code that it names may be imported. Whether a checkpoint fits its
-network is for the worker to say: that takes torch.
+The files that it names exist, the code that it names may be imported, and its webhook may be sent. Whether a
+checkpoint fits its network is for the worker to say: that takes torch.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,6 +14,7 @@ from shared.shards.patterns import expand_shards
 from shared.specs import JobSpec, StudentSpec, TeacherSpec
 from shared.specs.architectures import check_factory_allowed
 from shared.specs.named_files import named_checkpoints, named_shards
+from shared.specs.webhooks import is_allowed, receiver_of
 from shared.storage import PathOutsideStorage, Storage, model_paths
 from shared.storage.model_paths import referred_to
 from synth_service.api.problems import Problem
@@ -35,7 +36,12 @@ def admit(spec: JobSpec, storage: Storage, settings: Settings, models: Models, o
         Problem: 422 with every offending field and the code of the first.
     """
     spec, missing = _with_models(spec, models, owner)
-    found = [*missing, *_forbidden_factories(spec, settings), *_unusable_files(spec, storage)]
+    found = [
+        *missing,
+        *_forbidden_factories(spec, settings),
+        *_forbidden_webhook(spec, settings),
+        *_unusable_files(spec, storage),
+    ]
     if found:
         code, hint, _ = found[0]
         errors = [error for *_, error in found]
@@ -74,6 +80,13 @@ def _forbidden_factories(spec: JobSpec, settings: Settings) -> Iterator[tuple[st
                 check_factory_allowed(network.arch, settings.allowed_factories)
             except ValueError as error:
                 yield "factory_not_allowed", None, FieldError(field=field, message=str(error))
+
+
+def _forbidden_webhook(spec: JobSpec, settings: Settings) -> Iterator[tuple[str, str | None, FieldError]]:
+    if spec.webhook is not None and not is_allowed(spec.webhook, settings.webhook_hosts):
+        message = f"this deployment sends nothing to `{receiver_of(spec.webhook)}`"
+        hint = "Leave `webhook` out, or ask the operator, who lists the hosts in DFKD_WEBHOOK_HOSTS."
+        yield "webhook_not_allowed", hint, FieldError(field="webhook", message=message)
 
 
 def _unusable_files(spec: JobSpec, storage: Storage) -> Iterator[tuple[str, str | None, FieldError]]:

@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from fastapi import FastAPI
 
 from shared.broker import Broker
-from shared.settings import Settings
+from shared.settings import Settings, webhook_key
 from shared.storage import Storage
 from shared.storage.identity import StorageIdentity
 from synth_service.api import dashboard
@@ -46,6 +46,7 @@ from synth_service.api.security.auth import (
 from synth_service.api.security.headers import OriginMiddleware, SecurityHeadersMiddleware
 from synth_service.api.security.rate_limits import RateLimiter, RateLimitMiddleware
 from synth_service.api.security.sessions import Sessions
+from synth_service.api.webhooks import sending_webhooks
 
 logger = structlog.get_logger()
 
@@ -77,16 +78,18 @@ def create_app(settings: Settings) -> FastAPI:
     """The API over the Redis and the storage of the settings. Connects to neither yet.
 
     Raises:
-        ValueError: no ``redis_url``, or it or ``storage`` is malformed.
+        ValueError: no ``redis_url``, or it or ``storage`` is malformed, or ``webhook_hosts`` without a secret.
         OSError: the storage folder cannot be made.
     """
     if settings.redis_url is None:
         raise ValueError("redis_url is not set")
+    webhook_key(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_sync(_compare_storage, app)
-        yield
+        async with sending_webhooks(app.state.broker, settings):
+            yield
         app.state.broker.close()
 
     # The documentation pages of FastAPI load scripts from a foreign server; /openapi.json serves any local viewer.

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from shared.logs import configure_logging
-from shared.settings import Settings, check_exposure
+from shared.settings import Settings, check_exposure, webhook_key
 from synth_service.api.app import create_app
 from synth_service.api.security.http_protocol import LimitedHttpProtocol
 
@@ -56,6 +56,7 @@ def main() -> int:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     try:
         check_exposure(settings)
+        webhook_key(settings)
     except ValueError as error:
         return _refuse(str(error))
     try:

@@ -104,7 +104,7 @@ def example() -> list[Manifest]:
     return build(MANIFESTS / "overlays" / "example")
 
 
-@pytest.fixture(scope="module", params=["base", "example", "gpu", "keda", "s3", "multi-gpu", "multi-node"])
+@pytest.fixture(scope="module", params=["base", "example", "gpu", "keda", "s3", "webhooks", "multi-gpu", "multi-node"])
 def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     """The base, the base with each component alone, and all together."""
     if request.param in ("base", "example"):

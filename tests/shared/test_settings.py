@@ -1,9 +1,10 @@
+import base64
 import hashlib
 
 import pytest
 from pydantic import ValidationError
 
-from shared.settings import Settings, check_exposure
+from shared.settings import Settings, check_exposure, webhook_key
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +59,12 @@ def test_settings_do_not_change() -> None:
 
 
 SECRET = "swordfish-0123456789"
+WEBHOOK_SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 
 
 def test_secrets_do_not_show() -> None:
-    settings = Settings(redis_url=f"redis://:{SECRET}@host", api_keys=f"me:{SECRET}")
+    settings = Settings(redis_url=f"redis://:{SECRET}@host", api_keys=f"me:{SECRET}", webhook_secret=WEBHOOK_SECRET)
+    assert WEBHOOK_SECRET not in repr(settings)
     assert SECRET not in repr(settings)
     assert SECRET not in repr(settings.api_keys)
     assert hashlib.sha256(SECRET.encode()).hexdigest() not in repr(settings)
@@ -75,6 +78,8 @@ def test_secrets_do_not_show() -> None:
         ("REDIS_URL", f"redis://:{SECRET}/0@host:1"),
         ("REDIS_URL", f"redis://host:{SECRET}"),
         ("STORAGE", f"s3://id:{SECRET}@bucket/prefix"),
+        ("WEBHOOK_SECRET", SECRET),
+        ("WEBHOOK_SECRET", f"whsec_{SECRET}"),
     ],
 )
 def test_a_refused_setting_does_not_repeat_the_secret_in_it(
@@ -109,6 +114,30 @@ def test_without_a_key_only_loopback_may_be_listened_on(host: str, is_refused: b
         check_exposure(Settings(host=host))
     check_exposure(Settings(host=host, allow_unauthenticated=True))
     check_exposure(Settings(api_keys=f"me:{SECRET}"), host)
+
+
+def test_webhooks_need_hosts_and_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert webhook_key(Settings()) is None
+    assert webhook_key(Settings(webhook_secret=WEBHOOK_SECRET)) is None
+    monkeypatch.setenv("DFKD_WEBHOOK_HOSTS", "Hooks.Example.org, 127.0.0.1:8443")
+    settings = Settings()  # workers, who share the variables, have no use for the secret
+    assert settings.webhook_hosts == ("hooks.example.org", "127.0.0.1:8443")
+    with pytest.raises(ValueError, match=r"DFKD_WEBHOOK_SECRET is not.*openssl rand -base64 32"):
+        webhook_key(settings)
+    monkeypatch.setenv("DFKD_WEBHOOK_SECRET", WEBHOOK_SECRET)
+    assert webhook_key(Settings()) == bytes(range(32))
+
+
+@pytest.mark.parametrize("bytes_in_it", [0, 23, 65])
+def test_a_webhook_secret_has_the_length_of_the_scheme(bytes_in_it: int) -> None:
+    with pytest.raises(ValidationError, match=r"24 to 64 bytes.*openssl rand"):
+        Settings(webhook_secret=f"whsec_{base64.b64encode(bytes(bytes_in_it)).decode()}")
+
+
+@pytest.mark.parametrize("host", ["*", "https://example.org", "example.org/hook", "example.org:x"])
+def test_a_webhook_host_is_a_host_and_nothing_else(host: str) -> None:
+    with pytest.raises(ValidationError, match="write example"):
+        Settings(webhook_hosts=f"good.example.org,{host}")
 
 
 def test_every_setting_is_described() -> None:

@@ -164,6 +164,12 @@ def _jobs(snapshot: Snapshot) -> Iterator[Metric]:
         if state.is_final:
             finished.add_metric([state], events.get((f"job_{state}", ""), 0))
     yield finished
+    webhooks = CounterMetricFamily(
+        "dfkd_webhooks", "Ends of jobs that an address was to be told of, by what came of it.", labels=["outcome"]
+    )
+    webhooks.add_metric(["delivered"], events.get((EventType.WEBHOOK_DELIVERED, ""), 0))
+    webhooks.add_metric(["failed"], events.get((EventType.WEBHOOK_FAILED, ""), 0))
+    yield webhooks
     newest = GaugeMetricFamily(
         "dfkd_newest_evaluation",
         "The last measurement of a student on labeled images, whichever job's: fractions, by the task's metrics.",

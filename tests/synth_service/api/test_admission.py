@@ -84,6 +84,25 @@ def test_code_is_imported_only_from_packages_that_the_operator_allows(
         assert allowed.post("/jobs", json=written).status_code == 202
 
 
+def test_a_webhook_goes_only_to_hosts_that_the_operator_allows(
+    client: TestClient, settings: Settings, written: dict[str, Any]
+) -> None:
+    written["webhook"] = "https://hooks.example.org/?token=swordfish"
+    assert refusal(client, written) == ("webhook_not_allowed", ["webhook"])
+    answer = client.post("/jobs:validate", json=written)
+    assert "`hooks.example.org:443`" in answer.text
+    assert "DFKD_WEBHOOK_HOSTS" in answer.json()["hint"]
+    assert "swordfish" not in answer.text
+    secret = "whsec_" + "a" * 44
+    allowing = settings.model_copy(update={"webhook_hosts": ("hooks.example.org",), "webhook_secret": secret})
+    with TestClient(create_app(allowing)) as allowed:
+        assert allowed.post("/jobs", json=written).status_code == 202
+        written["webhook"] = "https://hooks.example.org:6379/"
+        assert allowed.post("/jobs", json=written).json()["code"] == "webhook_not_allowed"
+        written["webhook"] = "https://hooks.example.org@evil.org/"
+        assert allowed.post("/jobs", json=written).json()["code"] == "invalid_request"
+
+
 @pytest.mark.parametrize("mount_point", ["empty", "gone"])
 def test_a_volume_that_is_not_mounted_is_503_and_no_missing_file(
     client: TestClient, written: dict[str, Any], storage: Storage, mount_point: str
