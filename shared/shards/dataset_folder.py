@@ -25,6 +25,8 @@ from shared.text import visible, visible_json
 INDEX_NAME = "index.json"
 CARD_NAME = "README.md"
 CLASSES_LISTED = 100
+CLASSES_NAMED = 10_000
+"""Most classes whose names the card gives Hugging Face; each takes a line."""
 SIZE_CATEGORIES = (
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),
@@ -101,7 +103,7 @@ def dataset_card(manifests: Sequence[ShardManifest], spec: JobSpec, *, grid: str
     task = describe_task(teacher.task)
     preset = f", preset `{synthesis.preset}`" if synthesis.preset else ""
     sections = [
-        _front_matter(title, images, task.category),
+        _front_matter(title, images, task, manifests[0].image_format, teacher.num_classes),
         f"# {_markdown(title)}",
         f"{images:,} synthetic images that were made from a trained {task.made_from} alone (data-free distillation): "
         f"no training data was used. {task.card}",
@@ -149,13 +151,13 @@ def _json_of(spec: JobSpec) -> str:
     return text
 
 
-def _front_matter(title: str, images: int, category: str) -> str:
+def _front_matter(title: str, images: int, task: TaskDescription, image_format: str, num_classes: int) -> str:
     """YAML for Hugging Face; ``configs`` keeps its loader off the manifests and the index."""
     size = next((name for limit, name in SIZE_CATEGORIES if images < limit), "n>100M")
     return f"""---
 pretty_name: {json.dumps(title, ensure_ascii=False)}
 task_categories:
-- {category}
+- {task.category}
 size_categories:
 - {size}
 tags:
@@ -167,7 +169,30 @@ configs:
   data_files:
   - split: train
     path: shards/*.tar
----"""
+{_features(task, image_format, num_classes)}---"""
+
+
+def _features(task: TaskDescription, image_format: str, num_classes: int) -> str:
+    """The types of the columns, where they are known: Hugging Face would take a class for a mere number."""
+    if not task.recorded or task.label_members != ("cls",) or image_format == "npy" or num_classes > CLASSES_NAMED:
+        return ""
+    names = "".join(f"          '{number}': '{number}'\n" for number in range(num_classes))
+    record = "".join(f"    - name: {name}\n      dtype: {dtype}\n" for name, dtype in task.recorded)
+    return f"""dataset_info:
+  features:
+  - name: {image_format}
+    dtype: image
+  - name: cls
+    dtype:
+      class_label:
+        names:
+{names}  - name: json
+    struct:
+{record}  - name: __key__
+    dtype: string
+  - name: __url__
+    dtype: string
+"""
 
 
 def _class_counts(manifests: Sequence[ShardManifest], num_classes: int, counted: str) -> str:

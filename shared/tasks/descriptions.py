@@ -53,6 +53,9 @@ class TaskDescription:
     """What the picture grid shows."""
     label_members: tuple[str, ...]
     """Extensions of the members that carry a sample's label in a shard."""
+    recorded: tuple[tuple[str, str], ...] = ()
+    """Members of a sample's ``.json`` in their order, each with Hugging Face's name of its type. With them, the dataset
+    card gives every column a type, and the classes their names."""
     synthesis_defaults: tuple[tuple[str, Any], ...] = ()
     """Fields of ``synthesis`` that are otherwise for this task when the client left them out."""
     distillation_defaults: tuple[tuple[str, Any], ...] = ()
@@ -97,6 +100,13 @@ CLASSIFICATION: Final = TaskDescription(
     "sure it is.",
     grid_caption="Synthetic images by class, from early to late",
     label_members=("cls",),
+    recorded=(
+        ("round", "int64"),
+        ("student_version", "int64"),
+        ("target", "int64"),
+        ("teacher_confidence", "float64"),
+        ("teacher_top1", "int64"),
+    ),
 )
 
 SEMANTIC_SEGMENTATION: Final = TaskDescription(

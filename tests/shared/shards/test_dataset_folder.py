@@ -122,8 +122,10 @@ def test_hugging_face_datasets_reads_the_folder_both_ways(storage: Storage, tmp_
                 {"image": np.asarray(row["png"]).tolist(), "target": row["cls"], "record": row["json"]}
                 for row in dataset
             ])
+        found.append(str(dataset.features["cls"]))
     """
-    by_files, by_folder = found_by(script, Path(storage.root) / FOLDER, tmp_path)
+    by_files, by_folder, label = found_by(script, Path(storage.root) / FOLDER, tmp_path)
+    assert label == "ClassLabel(names=['0', '1', '2'])"
     assert by_files == by_folder
     np.testing.assert_array_equal(np.array([row["image"] for row in by_folder]), all_images())
     assert [row["target"] for row in by_folder] == all_targets()
