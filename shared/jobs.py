@@ -113,6 +113,17 @@ class SynthesisStage(Stage):
     partitions: list[Stage] = Field(default_factory=list)
     shards: int = Field(0, description="Shards announced so far.")
     images: int = Field(0, description="Images in them.")
+    shards_consumed: int | None = Field(
+        None, description="Where another program trains (`external`): how many of them it has used up. Else null."
+    )
+    consumed_until: str | None = Field(
+        None, description="Id of the last of these shards; `0` before the first. Null where no other program trains."
+    )
+
+    @property
+    def shards_behind(self) -> int | None:
+        """How far the other program is behind; None where there is none."""
+        return None if self.shards_consumed is None else max(0, self.shards - self.shards_consumed)
 
 
 class DistillationStage(Stage):
@@ -297,6 +308,8 @@ def _sum_up(partitions: list[Stage], fields: Mapping[str, str]) -> SynthesisStag
         partitions=partitions,
         shards=int(fields.get("shards", 0)),
         images=sum(int(fields.get(f"{Task(Role.SYNTHESIS, p)}:images", 0)) for p in range(len(partitions))),
+        shards_consumed=int(fields.get("shards_consumed", 0)) if "consumed_until" in fields else None,
+        consumed_until=fields.get("consumed_until"),
     )
 
 

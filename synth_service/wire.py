@@ -7,7 +7,7 @@ client does not know is ignored or, where the model says so, kept as an extra.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
@@ -19,6 +19,9 @@ from shared.weight_files.inspection import TensorEntry
 from shared.weight_files.model import Model as Model
 
 T = TypeVar("T")
+
+STREAM_ID_PATTERN: Final = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
+"""Ids of events, shards and measurements: of entries of Redis streams. 19 digits always fit into their 64 bits."""
 
 MORE = "Whether there are more; ask for them with `after` = the last id of this page."
 
@@ -59,6 +62,25 @@ class Shard(ShardManifest):
 
 class ShardPage(Page[Shard]):
     """Shards in the order of their announcement."""
+
+
+class ConsumedUntil(BaseModel):
+    """How far a program has come that trains on the images of a job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    until: str = Field(
+        pattern=STREAM_ID_PATTERN,
+        description="Id of a shard, as `GET /jobs/{id}/shards` shows it: used up, like all before.",
+    )
+
+
+class Consumed(BaseModel):
+    """How far the service now takes the program to be: as far as the furthest that it has ever said."""
+
+    until: str = Field(description="Id of the last shard that is used up; `0` before the first.")
+    shards_consumed: int = Field(description="How many there are up to it.")
+    shards: int = Field(description="Shards announced so far.")
 
 
 class MetricRow(BaseModel):

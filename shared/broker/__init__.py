@@ -34,12 +34,13 @@ from shared.broker.refusals import (
     JobSucceeded,
     JobUnfinished,
     ModelMissing,
+    NotExternal,
     QueueFull,
 )
 from shared.broker.reports import Reports
 from shared.broker.retention import Retention
 from shared.broker.session_secret import session_secret
-from shared.broker.shards import AnnouncedShard, Backlog, Shards, SynthesisPosition
+from shared.broker.shards import AnnouncedShard, Backlog, Shards, SynthesisPosition, UsedUp
 from shared.broker.snapshots import Snapshots, StudentSnapshot
 from shared.broker.statistics import Statistics
 from shared.broker.storage_record import StorageRecord
@@ -65,6 +66,7 @@ __all__ = [
     "ModelInUse",
     "ModelMissing",
     "Models",
+    "NotExternal",
     "QueueFull",
     "Reports",
     "Retention",
@@ -73,6 +75,7 @@ __all__ = [
     "Snapshots",
     "StudentSnapshot",
     "SynthesisPosition",
+    "UsedUp",
     "Webhooks",
     "Workers",
 ]

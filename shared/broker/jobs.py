@@ -45,6 +45,7 @@ end
 for index = 2, #models, 2 do redis.call('SADD', models[index], job_id) end
 local names = {{}}
 for index, each in ipairs(totals) do names[index] = each[1] end
+if consumed_until then set('consumed_until', consumed_until) end
 redis.call('HSET', KEYS[1], 'id', job_id, 'name', name, 'name_folded', name_folded, 'metadata', metadata, 'spec', spec,
            'owner', owner, 'reserved_bytes', reserved_bytes, 'created_at', now(), 'tasks', cjson.encode(names))
 if has_webhook then set('has_webhook', '1') end
@@ -79,6 +80,7 @@ def _create(
     spec: str,
     has_webhook: bool,
     owner: str,
+    consumed_until: str | None,
     totals: list[tuple[str, int]],
     max_unfinished: int,
     allowance: Mapping[str, int],
@@ -205,6 +207,7 @@ class Jobs:
             spec=described,
             has_webhook=spec.webhook is not None,
             owner=owner or "",
+            consumed_until=keys.NO_ENTRY if spec.external else None,
             totals=[(str(task), total) for task, total in task_totals(spec).items()],
             max_unfinished=max_unfinished,
             allowance=(allowance or Allowance()).model_dump(exclude_none=True),

@@ -73,6 +73,9 @@ NEWEST_MEASUREMENT: Final = "newest:measurement"
 WORKERS: Final = Key(f"{PREFIX}workers")
 """Sorted set of the names of workers, by when they were last heard of."""
 
+NO_ENTRY: Final = "0"
+"""Comes before every id of a stream."""
+
 NOBODY: Final = "nobody"
 """The consumer that holds the entries that workers gave back."""
 

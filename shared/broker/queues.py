@@ -4,7 +4,8 @@ A queue is a stream of ``{job, partition}`` entries with one consumer group. An 
 ended; who works on it is told by the job's hash. So the entries are the tasks that there are, in the order in which
 they came, and *claimable* are those that nobody works on and that *can progress*:
 
-* Synthesis cannot while ``max_backlog`` shards wait for a distiller and none is at work.
+* Synthesis cannot while ``max_backlog`` shards wait for a distiller and none is at work, nor while as many wait for
+  the program that trains in a distiller's place.
 * Distillation cannot while it has taken every shard there is and more are to come.
 
 At any moment at least one half of a job can progress: where synthesis cannot, there are shards to take. A task that
@@ -47,12 +48,14 @@ end
 
 local function max_backlog(job)
   local spec = cjson.decode(field(job, 'spec'))
-  return spec.distillation.pacing == 'lockstep' and 1 or spec.synthesis.max_backlog
+  if type(spec.distillation) == 'table' and spec.distillation.pacing == 'lockstep' then return 1 end
+  return spec.synthesis.max_backlog
 end
 
 local function can_progress(job)
   local shards, consumed = tonumber(field(job, 'shards') or 0), tonumber(field(job, 'shards_consumed') or 0)
   if role == 'synthesis' then
+    if field(job, 'consumed_until') then return shards - consumed < max_backlog(job) end
     local state = field(job, 'distillation:0:state')
     if not state or is_final(state) then return true end
     if state == 'running' and not is_silent(job, 'distillation:0') then return true end

@@ -17,6 +17,10 @@ class ModelMissing(Exception):
     """An uploaded checkpoint that the job refers to has been deleted."""
 
 
+class NotExternal(Exception):
+    """No other program trains on the job's images, so nothing waits for one."""
+
+
 class JobFinished(Exception):
     """The job is in a final state, so the request comes too late."""
 

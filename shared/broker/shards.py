@@ -3,6 +3,9 @@
 A shard counts once its manifest is in the job's stream. Announcing shard ``n`` of a partition stores the
 worker's checkpoint for shard ``n + 1`` in the same script, so a successor never repeats or skips one; a
 second announcement of the same index does nothing.
+
+Where another program trains on the images, ``consumed_until`` of the job's hash is the place of the last shard that it
+has used up; no other job has that field.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from shared.broker import keys
 from shared.broker.attempts import Attempt, LeaseLost, unless_refused
 from shared.broker.connection import BLOCK_SECONDS, Client
 from shared.broker.keys import Key
+from shared.broker.refusals import NotExternal
 from shared.broker.scripts import Caller, job_script
 from shared.jobs import Role, Task
 from shared.shards.manifest import ShardManifest
@@ -60,6 +64,8 @@ def _announce(
 
 @job_script("""
 if not holds() then return 'lost' end
+local until_used = get('consumed_until')
+if until_used then consumed = #redis.call('XRANGE', stream, position, until_used, 'COUNT', 1) > 0 end
 if redis.call('XDEL', stream, position) == 0 then return tonumber(get('damaged') or 0) end
 local owed = cjson.decode(get(maker .. ':owed') or '[]')
 redis.call('HINCRBY', KEYS[1], maker .. ':images', -images)
@@ -80,15 +86,19 @@ return redis.call('HINCRBY', KEYS[1], 'damaged', 1)
 def _quarantine(
     *, stream: Key, position: str, maker: str, first_image: int, images: int, told: str, consumed: bool
 ) -> int | str:
-    """``maker`` is the task that made the shard; ``consumed`` says that the distiller had taken it."""
+    """``maker`` is the task that made the shard; ``consumed`` says that the distiller had taken it.
+
+    Whether another program has, its place tells: the range from the shard to there is empty unless it has.
+    """
     ...
 
 
 @job_script("""
 local distillation = 'distillation:0'
 local state = get(distillation .. ':state')
-if not state or is_final(state) then return {0, 1} end
 local ahead = tonumber(get('shards') or 0) - tonumber(get('shards_consumed') or 0)
+if get('consumed_until') then return {ahead, 0} end
+if not state or is_final(state) then return {0, 1} end
 local silence = tonumber(now()) - tonumber(get(distillation .. ':heartbeat_at') or 0)
 return {ahead, state == 'running' and silence < dead_after_seconds and 1 or 0}
 """)
@@ -101,6 +111,25 @@ redis.call('HSET', KEYS[1], 'shards_consumed', shards, 'images_consumed', images
 return 'ok'
 """)
 def _consumed(*, shards: int, images: int) -> str: ...
+
+
+@job_script("""
+if not get('state') then return {'missing'} end
+local before = get('consumed_until')
+if not before then return {'not external'} end
+local place, count = before, 0
+repeat -- empty at once where the place lies before the one that is known
+  local page = redis.call('XRANGE', stream, '(' .. place, last, 'COUNT', 500)
+  count = count + #page
+  if #page > 0 then place = page[#page][1] end
+until #page < 500
+if count > 0 then
+  set('consumed_until', place)
+  redis.call('HINCRBY', KEYS[1], 'shards_consumed', count)
+end
+return {'ok', place, tonumber(get('shards_consumed') or 0), tonumber(get('shards') or 0)}
+""")
+def _used_up(*, stream: Key, last: str) -> list[Any]: ...
 
 
 PAGE: Final = 500
@@ -135,8 +164,17 @@ class Backlog:
     has_distiller: bool
 
 
+@dataclass(frozen=True)
+class UsedUp:
+    """How far another program is. ``until``: place of the last shard that it has used up, ``0`` before the first."""
+
+    until: str
+    shards: int
+    announced: int
+
+
 class Shards:
-    """The shards of each job. Every write is fenced by the attempt's token.
+    """The shards of each job. Every write of a worker is fenced by the attempt's token.
 
     Args:
         client: of the server.
@@ -267,8 +305,29 @@ class Shards:
         """Tells how many shards and images the distiller has taken, which lets synthesis go on."""
         unless_refused(_consumed(self._redis, attempt.caller, shards=shards, images=images), attempt)
 
+    def used_up(self, job_id: str, until: str) -> UsedUp:
+        """Tells which shards the program that trains in a distiller's place has used up; lets synthesis go on.
+
+        Args:
+            job_id: of the job.
+            until: place of the last of them. One before the place that is known changes nothing; one behind the newest
+                shard stands for that.
+
+        Raises:
+            KeyError: there is no such job.
+            NotExternal: no other program trains on its images.
+        """
+        # As for ``read``; a range would end with the last entry of that millisecond.
+        last = until if "-" in until else f"{until}-0"
+        outcome, *place = _used_up(self._redis, Caller(job_id), stream=keys.shards(job_id), last=last)
+        if outcome == "missing":
+            raise KeyError(job_id)
+        if outcome == "not external":
+            raise NotExternal(job_id)
+        return UsedUp(*place)
+
     def backlog(self, job_id: str) -> Backlog:
-        """Announced minus consumed shards. Zero once no distiller will come any more."""
+        """Announced minus consumed shards. Zero where no distiller, and no other program, will come any more."""
         answer = _backlog(self._redis, Caller(job_id), dead_after_seconds=self._lease_seconds)
         return Backlog(answer[0], bool(answer[1]))
 

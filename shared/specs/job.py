@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from shared.specs.base import Spec, StoragePath, invalid
 from shared.specs.distillation import DistillationSpec, EvaluationSpec
@@ -25,9 +25,20 @@ from shared.tasks.descriptions import TASK_NAMES, describe_task
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
+EXTERNAL: Final = "external"
+"""What stands for ``distillation`` where another program trains."""
+
+
+def _or_external(schema: dict[str, JsonValue]) -> None:
+    """Lets the schema of ``distillation`` say that the word may stand there, too."""
+    choices = schema["anyOf"]
+    assert isinstance(choices, list)
+    choices.append({"const": EXTERNAL, "type": "string"})
+
 
 class JobSpec(Spec):
-    """A synthesis and distillation job. `distillation: null` only makes a dataset; `shards` only distils one."""
+    """A synthesis and distillation job. `distillation: null` only makes a dataset; `shards` only distils one;
+    `distillation: external` lets another program train on the images while they are made."""
 
     name: str = Field("", max_length=200, description="For people; need not be unique.")
     metadata: dict[MetadataKey, MetadataValue] = Field(
@@ -51,7 +62,13 @@ class JobSpec(Spec):
         description="Beside `synthesis`: an existing WebDataset under the storage root whose images the student trains "
         "on, too, from the first step on. It counts neither as images made nor for warm-up and pacing.",
     )
-    distillation: DistillationSpec | None = Field(default_factory=DistillationSpec)
+    distillation: DistillationSpec | None = Field(default_factory=DistillationSpec, json_schema_extra=_or_external)
+    external: bool = Field(
+        False,
+        description="Another program trains on the images while they are made, and says which shards it has used up: "
+        "synthesis waits while it is `max_backlog` shards behind. `distillation: external` is short for this and "
+        "`distillation: null`.",
+    )
     evaluation: EvaluationSpec | None = None
     on_poor: Literal["warn", "stop"] = Field(
         "warn",
@@ -69,6 +86,7 @@ class JobSpec(Spec):
     def _apply_preset(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        data = _with_external_spelt_out(data)
         written = data.get("synthesis")
         if written is None and data.get("shards") is None:
             written = {}
@@ -100,6 +118,8 @@ class JobSpec(Spec):
     def _check_parts_fit(self) -> Self:
         if self.shards is not None and self.synthesis is not None:
             raise invalid("shards", "give either `shards` or `synthesis`, not both")
+        if self.external:
+            self._check_another_program_trains()
         if self.initial_shards is not None and (self.synthesis is None or self.distillation is None):
             raise invalid("initial_shards", "adds to the images of a `synthesis` that a student is trained on")
         if self.distillation is None:
@@ -118,6 +138,16 @@ class JobSpec(Spec):
             if self.synthesis.partitions != 1:
                 raise invalid("synthesis.partitions", "must be 1 with `lockstep` pacing")
         return self._with_resolved_steps(self.distillation)
+
+    def _check_another_program_trains(self) -> None:
+        if self.distillation is not None:
+            raise invalid("external", "another program trains in the place of `distillation`; leave one of them out")
+        if self.shards is not None:
+            raise invalid("external", "nothing waits for a program that reads `shards`; give `synthesis` instead")
+        if self.student is not None:
+            raise invalid("student", "the student is the other program's when `distillation` is external; leave it out")
+        if self.evaluation is not None:
+            raise invalid("evaluation", "the other program measures its student itself; leave it out")
 
     def _with_resolved_steps(self, distillation: DistillationSpec) -> Self:
         """Steps follow from the batches in lockstep, and by default otherwise; they are stored as a number."""
@@ -145,6 +175,17 @@ class JobSpec(Spec):
         # The instance is frozen for everyone else; validation is where it comes to be.
         object.__setattr__(self, "distillation", distillation.model_copy(update=update))
         return self
+
+
+def _with_external_spelt_out(data: dict[str, Any]) -> dict[str, Any]:
+    """The job's fields with ``distillation: external`` as what it is short for."""
+    if data.get("distillation") == EXTERNAL:
+        if data.get("external") is False:
+            raise invalid("external", "contradicts `distillation: external`; leave it out")
+        return {**data, "distillation": None, "external": True}
+    if data.get("external") is True:
+        return {"distillation": None, **data}
+    return data
 
 
 def _distillation_of(preset: object, data: dict[str, Any]) -> dict[str, Any]:

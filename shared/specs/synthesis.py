@@ -66,7 +66,11 @@ class SynthesisBase(Spec):
         1, ge=1, le=MAX_PARTITIONS, description="Independent generators that share the work; each occupies one worker."
     )
     max_backlog: int = Field(
-        16, ge=1, le=100_000, description="Shards that synthesis may be ahead of distillation before it waits."
+        16,
+        ge=1,
+        le=100_000,
+        description="Shards that synthesis may be ahead of distillation, or of another program that trains on the "
+        "images (`external`), before it waits.",
     )
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from synth_service.api.readiness import Readiness
 from synth_service.api.request_logs import RequestLogMiddleware
 from synth_service.api.routes import (
     archive,
+    consumption,
     events,
     jobs,
     keys,
@@ -130,6 +131,7 @@ def create_app(settings: Settings) -> FastAPI:
         outputs,
         previews,
         archive,
+        consumption,
         models,
         keys,
         service,

@@ -11,10 +11,9 @@ from shared.storage import Storage
 from shared.storage.identity import StorageIdentity
 from synth_service.api.problems import Problem
 from synth_service.api.security.auth import CallerInUse
+from synth_service.wire import STREAM_ID_PATTERN
 
 JOB_ID_PATTERN = r"^job-[0-9a-f]{20}$"
-STREAM_ID_PATTERN = r"^[0-9]{1,19}(-[0-9]{1,19})?$"
-"""Ids of entries of Redis streams; 19 digits always fit into their 64 bits."""
 
 
 # These look something up and nothing more; as plain functions they would each cost a trip to the thread pool.

@@ -4,7 +4,8 @@ They are made from the models themselves where these have many fields, so they s
 validates each against its schema.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from shared.jobs import DistillationStage, JobRecord, Progress, Stage, Stages, State, SynthesisStage
 from shared.specs import JobSpec
@@ -12,6 +13,7 @@ from shared.specs.estimates import estimate
 from synth_service.api.problems import MEDIA_TYPE
 
 JOB_ID = "job-019a8e2f6c1b5d3e7f90"
+SHARD_ID = "1767225660000-0"
 MODEL_ID = "model-019a8e2e10aa0c4d2b18"
 TIME = 1767225600.0
 
@@ -71,6 +73,14 @@ ERRORS: dict[str, tuple[str, str, str]] = {
 }
 
 
+BODIES: Final[Mapping[str, Any]] = {
+    "/jobs": WRITTEN,
+    "/jobs:validate": WRITTEN,
+    "/jobs/{job_id}/shards/consumed": {"until": SHARD_ID},
+    "/keys": NEW_KEY,
+}
+
+
 def add_examples(document: dict[str, Any]) -> dict[str, Any]:
     """Puts the examples into an OpenAPI document, in place."""
     answers = _answers()
@@ -82,9 +92,8 @@ def add_examples(document: dict[str, Any]) -> dict[str, Any]:
                     content[MEDIA_TYPE]["example"] = error(status)
                 elif status < "400" and "application/json" in content and (method, path) in answers:
                     content["application/json"]["example"] = answers[method, path]
-            example = WRITTEN if path in ("/jobs", "/jobs:validate") else NEW_KEY if path == "/keys" else None
-            if example is not None and "requestBody" in operation:
-                operation["requestBody"]["content"]["application/json"]["example"] = example
+            if path in BODIES and "requestBody" in operation:
+                operation["requestBody"]["content"]["application/json"]["example"] = BODIES[path]
     return document
 
 
@@ -107,7 +116,7 @@ def _answers() -> dict[tuple[str, str], Any]:
         "id": "1767225900000-0", "task": "distillation:0", "at": TIME + 300, "step": 400, "values": {"loss": 0.41}
     }  # fmt: skip
     shard = {
-        "id": "1767225660000-0",
+        "id": SHARD_ID,
         "name": f"{JOB_ID}-00-000000-01.tar",
         "job": JOB_ID,
         "partition": 0,
@@ -153,6 +162,7 @@ def _answers() -> dict[tuple[str, str], Any]:
         ("get", "/jobs/{job_id}/events"): page([event]),
         ("get", "/jobs/{job_id}/metrics"): page([metric]),
         ("get", "/jobs/{job_id}/shards"): page([shard]),
+        ("post", "/jobs/{job_id}/shards/consumed"): {"until": SHARD_ID, "shards_consumed": 1, "shards": 10},
         ("post", "/models"): MODEL,
         ("get", "/models"): page([MODEL]),
         ("get", "/models/{model_id}"): MODEL | {"tensors": tensors},

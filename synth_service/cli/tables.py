@@ -73,6 +73,10 @@ def job_table(job: JobRecord) -> Table:
     for name, stage in stages(job):
         done, total = stage.progress.done, stage.progress.total
         table.add_row(name, f"{done:,}/{total:,} {UNITS[name]} ({rate_and_eta(stage)}), attempt {stage.attempt}")
+    synthesis = job.stages.synthesis
+    if synthesis is not None and synthesis.shards_behind is not None:
+        behind = f"{synthesis.shards_consumed:,} of {synthesis.shards:,} shards, {synthesis.shards_behind:,} behind"
+        table.add_row("your program", behind)
     if job.measurement:
         table.add_row(task_of(job).headline, f"{accuracy(job)}, agreement {job.measurement.agreement:.4f}")
     if job.quality:

@@ -27,12 +27,14 @@ from synth_service.client.streaming import JobStream
 from synth_service.client.waiting import Poll
 from synth_service.wire import (
     ArchitectureDetail,
+    Consumed,
     FieldError,
     MetricRow,
     Model,
     ModelDetail,
     Page,
     Preset,
+    Shard,
     ValidatedJob,
     WorkerDetail,
 )
@@ -45,6 +47,7 @@ __all__ = [
     "AsyncJob",
     "Client",
     "ClientError",
+    "Consumed",
     "DamagedDownload",
     "DamagedUpload",
     "FieldError",
@@ -59,6 +62,7 @@ __all__ = [
     "Preset",
     "Retry",
     "ServerUnreachable",
+    "Shard",
     "UnexpectedAnswer",
     "ValidatedJob",
     "WorkerDetail",

@@ -39,6 +39,7 @@ from synth_service.client.transports import BlockingTransport, iterate, run
 from synth_service.client.waiting import PATIENCE_SECONDS, Poll
 from synth_service.wire import (
     ArchitectureDetail,
+    Consumed,
     KeyDetail,
     KeyRequest,
     MetricRow,
@@ -202,9 +203,13 @@ class Jobs:
         """See ``AsyncJobs.metrics``."""
         return run(self._calls.metrics(job_id, after=after, since_step=since_step, task=task, points=points))
 
-    def shards(self, job_id: str) -> Sequence[ShardManifest]:
+    def shards(self, job_id: str) -> Sequence[Shard]:
         """See ``AsyncJobs.shards``."""
         return run(self._calls.shards(job_id))
+
+    def report_consumed(self, job_id: str, until: str) -> Consumed:
+        """See ``AsyncJobs.report_consumed``."""
+        return run(self._calls.report_consumed(job_id, until))
 
     def download_shard(self, manifest: ShardManifest, target: Path | str) -> None:
         """See ``AsyncJobs.download_shard``."""
@@ -248,6 +253,7 @@ class Jobs:
             next_shards,
             download,
             lambda seconds: run(connection.sleep(seconds)),
+            lambda until: self.report_consumed(job_id, until),
             follow=follow,
         )
 

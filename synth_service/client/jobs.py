@@ -22,7 +22,7 @@ from synth_service.client.errors import ApiError
 from synth_service.client.events import follow_events, list_events
 from synth_service.client.progress import Display, NoDisplay, display_for
 from synth_service.client.waiting import PATIENCE_SECONDS, J, Poll, wait_for_end
-from synth_service.wire import MetricRow, Page, ValidatedJob
+from synth_service.wire import Consumed, MetricRow, Page, Shard, ValidatedJob
 
 if TYPE_CHECKING:
     from torch import nn
@@ -202,9 +202,18 @@ class AsyncJobs(Generic[J]):
             self._connection, job_id, after=after, since_step=since_step, task=task, points=points
         )
 
-    async def shards(self, job_id: str) -> Sequence[ShardManifest]:
-        """Manifests of the shards that were announced so far."""
-        return await outputs.list_shards(self._connection, job_id)
+    async def shards(self, job_id: str) -> Sequence[Shard]:
+        """Manifests of the shards that were announced so far, with their ids."""
+        return await outputs.all_shards(self._connection, job_id)
+
+    async def report_consumed(self, job_id: str, until: str) -> Consumed:
+        """Lets the synthesis of a job with ``distillation: external`` go on. (``Job.stream`` does it by itself.)
+
+        Args:
+            job_id: of the job.
+            until: id of a shard that is used up, like all before it. One before what was said already changes nothing.
+        """
+        return await outputs.report_consumed(self._connection, job_id, until)
 
     async def download_shard(self, manifest: ShardManifest, target: Path | str) -> None:
         """Stores a shard. Raises DamagedDownload unless it is what its manifest says."""

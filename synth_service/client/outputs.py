@@ -11,7 +11,7 @@ from shared.jobs import JobRecord
 from shared.shards.manifest import ShardManifest
 from synth_service.client.connection import Connection, Request, path_of
 from synth_service.client.downloads import download
-from synth_service.wire import MetricList, MetricRow, ShardPage
+from synth_service.wire import Consumed, MetricList, MetricRow, Shard, ShardPage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,14 +20,19 @@ SHARDS_PER_PAGE: Final = 1000
 
 
 async def list_shards(connection: Connection, job_id: str) -> list[ShardManifest]:
-    """Manifests of the shards that were announced so far, all pages of them."""
-    manifests: list[ShardManifest] = []
+    """Manifests of the shards that were announced so far, without their ids."""
+    return [shard.manifest() for shard in await all_shards(connection, job_id)]
+
+
+async def all_shards(connection: Connection, job_id: str) -> list[Shard]:
+    """The shards that were announced so far, all pages of them."""
+    shards: list[Shard] = []
     after = None
     while True:
         page = await shard_page(connection, job_id, after)
-        manifests += [shard.manifest() for shard in page.data]
+        shards += page.data
         if not page.has_more:
-            return manifests
+            return shards
         after = page.data[-1].id
 
 
@@ -37,6 +42,12 @@ async def shard_page(connection: Connection, job_id: str, after: str | None) -> 
     return await connection.ask(
         Request("GET", path_of("jobs", job_id, "shards"), params=params), ShardPage.model_validate
     )
+
+
+async def report_consumed(connection: Connection, job_id: str, until: str) -> Consumed:
+    """Says which shards are used up."""
+    path = path_of("jobs", job_id, "shards", "consumed")
+    return await connection.ask(Request("POST", path, json={"until": until}), Consumed.model_validate)
 
 
 async def list_metrics(

@@ -4,9 +4,10 @@
         ...
 
 Shards come in the order of their announcement, each held against its manifest. The next one is downloaded when the one
-before has been used up, so a slow loop holds one shard at a time, and nothing piles up here. (The workers do not wait
-for it: they wait for the distiller of the job alone.) ``state_dict`` and ``load_state_dict`` let a loop that was
-interrupted continue with the next image. ``dataset()`` is the same as a ``torch.utils.data.IterableDataset``.
+before has been used up, so a slow loop holds one shard at a time, and nothing piles up here. With ``distillation:
+external`` the workers wait for the loop, too: the service is told of every shard that is used up. (Otherwise they wait
+for the distiller of the job alone.) ``state_dict`` and ``load_state_dict`` let a loop that was interrupted continue
+with the next image. ``dataset()`` is the same as a ``torch.utils.data.IterableDataset``.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class JobStream:
         next_shards: the shards after a position, as many as one answer holds.
         download: stores a shard under a path, verified.
         sleep: waits between looks.
+        report: tells the service the id of a shard that is used up, like all before it; called where it waits for that.
         follow: wait for more until the job has ended; else stop at what there is.
 
     Raises:
@@ -54,10 +56,12 @@ class JobStream:
         next_shards: Callable[[str | None], list[Shard]],
         download: Callable[[Shard, Path], None],
         sleep: Callable[[float], None],
+        report: Callable[[str], object],
         *,
         follow: bool,
     ) -> None:
         self._get_job, self._next_shards, self._download, self._sleep = get_job, next_shards, download, sleep
+        self._report = report
         self._follow = follow
         self._after: str | None = None
         self._used = 0
@@ -73,11 +77,16 @@ class JobStream:
     def __iter__(self) -> Iterator[tuple[Image, Target]]:
         job = self._get_job()
         labels = _labels_of(job)
+        is_awaited = job.spec.get("external") is True
+        if is_awaited and self._after is not None:
+            self._report(self._after)  # what interrupted the loop may have kept it from saying so
         while True:
             shards = self._next_shards(self._after)
             for shard in shards:
                 yield from self._images_of(shard, labels)
                 self._after, self._used = shard.id, 0
+                if is_awaited:
+                    self._report(shard.id)
             if shards:
                 continue
             if job.state.is_final or not self._follow:

@@ -2,7 +2,7 @@
 
 Encoding and storing run beside the inversion. A shard counts from the moment it is announced together
 with the inverter's state at its end; a successor continues from there and everything later is made again.
-Between shards synthesis waits for the distiller: see ``synth_service.synthesis.pacing``.
+Between shards synthesis waits for whoever trains on them: see ``synth_service.synthesis.pacing``.
 """
 
 from __future__ import annotations

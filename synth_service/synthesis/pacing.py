@@ -1,7 +1,7 @@
 """How far synthesis may be ahead of the distiller, and what it does then: wait, or let another task have its place.
 
-The backlog is counted against what the distiller has consumed. In lockstep it is one shard: the student must have been
-trained on each before the next is made.
+The backlog is counted against what the distiller has consumed, or the program that trains in its place. In lockstep it
+is one shard: the student must have been trained on each before the next is made.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from shared.worker.yielding import YieldRule
 BACKLOG_POLL_SECONDS = 0.1
 
 YIELD_SECONDS = 5.0
-"""How long synthesis waits for a job's distiller before another task gets the worker: idle ones come within less."""
+"""How long synthesis waits for a job's distiller before another task gets the worker: idle ones come within less.
+For a program of which nobody knows whether it lives it waits no longer."""
 
 
 class Backpressure:
@@ -42,7 +43,7 @@ class Backpressure:
             pending: how many shards are made and not announced.
 
         Raises:
-            TurnYielded: no distiller works on the job, and another task waits for a worker.
+            TurnYielded: no distiller of ours works on the job, and another task waits for a worker.
             LeaseLost, JobStopped, WorkerStopping: as ``Turn.check``.
         """
         if self._is_lockstep:
@@ -60,7 +61,10 @@ class Backpressure:
                 patience.goes_on()
             elif patience.is_over():
                 self._announce_sealed(True)
-                raise TurnYielded("no distiller for this job, and another task waits")
+                awaited = (
+                    "the program that trains is behind" if self._turn.spec.external else "no distiller for this job"
+                )
+                raise TurnYielded(f"{awaited}, and another task waits")
             if not waited and not self._is_lockstep:
                 waited = True
                 self._turn.report(EventType.SYNTHESIS_PAUSED, {"backlog": ahead})

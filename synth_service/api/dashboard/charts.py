@@ -149,12 +149,13 @@ def charts_of(job: JobRecord) -> list[Chart]:
                 series=[Series(name="rate", label="KD steps/s", role="distillation", color=3)],
             )
         )
-    if synthesis and distillation:
+    if synthesis and (distillation or spec.get("external")):
+        taker = "the distiller has yet to take" if distillation else "your program has yet to use up"
         charts.append(
             Chart(
                 id="lag",
                 title="Shard lag",
-                about="Shards announced that the distiller has yet to take.",
+                about=f"Shards announced that {taker}.",
                 unit="shards",
                 kind="lag",
                 units_per_step=1 / synthesis.get("batches_per_shard", 1),

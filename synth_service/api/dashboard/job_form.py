@@ -52,6 +52,7 @@ LABELS: Final[Mapping[str, str]] = {
     "shards": "Existing dataset",
     "evaluation.shards": "Labelled shards",
     "evaluation.every_steps": "Measure every … steps",
+    "external": "Another program trains",
     "snapshot_every_steps": "Snapshot every … steps",
 }
 _PREFIXES: Final[Mapping[str, str]] = {"input": "Image", "augmentation": "Augmentation:"}
@@ -152,7 +153,8 @@ def goal_of(job: Mapping[str, Any]) -> Goal:
     """What a job as a client writes it is to make."""
     if job.get("shards") is not None:
         return "student"
-    return "dataset" if "distillation" in job and job["distillation"] is None else "both"
+    has_no_student = job.get("external") or ("distillation" in job and job["distillation"] is None)
+    return "dataset" if has_no_student else "both"
 
 
 def shortest(written: Mapping[str, Any]) -> dict[str, Any]:

@@ -144,8 +144,10 @@ def _status(job: JobRecord, broker: BrokerInUse, request: Request) -> dict[str, 
 
 
 def _lag(job: JobRecord) -> int | None:
-    """Shards announced minus shards taken, where the job has both halves."""
+    """Shards announced minus shards taken, where the job has both halves or another program stands for one."""
     synthesis, distillation = job.stages.synthesis, job.stages.distillation
+    if synthesis and synthesis.shards_behind is not None:
+        return synthesis.shards_behind
     return max(0, synthesis.shards - distillation.shards_consumed) if synthesis and distillation else None
 
 

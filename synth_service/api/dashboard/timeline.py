@@ -83,7 +83,7 @@ class Lane:
         return [span for span in self.spans if span.kind == "attempt"]
 
     def paused_within(self, attempt: Span) -> float:
-        """Seconds that an attempt spent waiting for the distiller."""
+        """Seconds that an attempt spent waiting for whoever trains."""
         return sum(
             span.paused_seconds
             for span in self.spans
@@ -170,6 +170,7 @@ class _LaneBuilder:
         self._task = task
         self._stage = stage
         self._end = end
+        self._awaited = "your program" if job.spec.get("external") else "the distiller"
         self._spans: list[Span] = []
         self._pauses: list[Span] = []
         self._started: Event | None = None
@@ -250,7 +251,7 @@ class _LaneBuilder:
 
     def _resume(self, at: float) -> None:
         if self._paused is not None:
-            title = "Paused: the distiller is behind"
+            title = f"Paused: {self._awaited} is behind"
             self._pauses.append(Span("paused", self._paused.at, at, title, paused_seconds=at - self._paused.at))
             self._paused = None
 
@@ -298,7 +299,7 @@ def _merge_pauses(spans: list[Span], timeline: Timeline) -> list[Span]:
             before = merged[last]
             if timeline.place(span.start) - timeline.place(before.end) < NARROWEST_PERCENT:
                 count, seconds = before.count + 1, before.paused_seconds + span.paused_seconds
-                title = f"Paused {count} times: the distiller is behind"
+                title = f"Paused {count} times: {before.title.partition(': ')[2]}"
                 merged[last] = Span("paused", before.start, span.end, title, count=count, paused_seconds=seconds)
                 continue
         merged.append(span)

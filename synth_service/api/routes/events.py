@@ -18,15 +18,9 @@ from starlette.responses import StreamingResponse
 from shared.broker import Broker
 from shared.events import EventType
 from shared.jobs import State
-from synth_service.api.dependencies import (
-    STREAM_ID_PATTERN,
-    AfterEntry,
-    BrokerInUse,
-    ExistingJob,
-    PageLimit,
-)
+from synth_service.api.dependencies import AfterEntry, BrokerInUse, ExistingJob, PageLimit
 from synth_service.api.problems import documented
-from synth_service.wire import EventPage
+from synth_service.wire import STREAM_ID_PATTERN, EventPage
 
 router = APIRouter(tags=["jobs"])
 

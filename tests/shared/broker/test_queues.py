@@ -79,6 +79,19 @@ def test_synthesis_is_claimable_once_a_shard_was_consumed(broker: Broker) -> Non
     assert claim(broker) is not None
 
 
+def test_synthesis_that_waits_for_another_program_is_claimable_once_that_has_used_up_a_shard(broker: Broker) -> None:
+    fields = {"num_images": 4 * IMAGES, "batches_per_shard": 1, "max_backlog": 2}
+    job = broker.jobs.create(small_job(synthesis=fields, student=None, distillation="external"))
+    attempt = hold(broker)
+    announce(broker, attempt, shards=2)
+    broker.leases.release(attempt, "the program that trains is behind", is_parked=True)
+    assert claim(broker) is None
+
+    broker.shards.used_up(job.id, broker.shards.read(job.id, "0")[0].position)
+
+    assert claim(broker) is not None
+
+
 def test_distillation_that_has_taken_every_shard_is_not_claimable_until_one_is_announced(broker: Broker) -> None:
     broker.jobs.create(distilled())
     attempt, distiller = hold(broker), hold(broker, Role.DISTILLATION)
@@ -224,12 +237,32 @@ class Worker:
         return self.broker.jobs.synthesis_is_complete(job_id) and self._finish(attempt)
 
 
+@dataclass
+class Program:
+    """One that trains in a distiller's place and uses up a shard at each step."""
+
+    broker: Broker
+    job_id: str
+    role: Role = Role.DISTILLATION
+    waited: int = 0
+
+    def step(self) -> bool:
+        shards = list(self.broker.shards.until(self.job_id))
+        used = self.broker.jobs.shards_consumed(self.job_id)
+        if used == len(shards):
+            return False
+        return self.broker.shards.used_up(self.job_id, shards[used].position).shards == used + 1
+
+
 LOCKSTEP = {"pacing": "lockstep", "steps_per_batch": 1, "batch_size": 16, "warmup_batches": 0}
 
 
 def shape(name: str) -> JobSpec:
     if name == "images":
         return images_only()
+    if name == "external":
+        fields = job_fields(synthesis={"num_images": 3 * IMAGES, "batches_per_shard": 1, "max_backlog": 1})
+        return JobSpec.model_validate({**fields, "student": None, "distillation": "external"})
     if name == "lockstep":
         fields = job_fields(synthesis={"num_images": 3 * IMAGES, "batches_per_shard": 1})
         return JobSpec.model_validate({**fields, "distillation": LOCKSTEP})
@@ -237,7 +270,9 @@ def shape(name: str) -> JobSpec:
 
 
 @given(
-    shapes=st.lists(st.sampled_from(["images", "lockstep", "partitions", "partitions"]), min_size=9, max_size=10),
+    shapes=st.lists(
+        st.sampled_from(["images", "external", "lockstep", "partitions", "partitions"]), min_size=9, max_size=10
+    ),
     synthesis_workers=st.integers(1, 2),
     distillers=st.integers(1, 2),
     quarantines=st.integers(0, 2),
@@ -264,11 +299,14 @@ def test_every_task_that_can_progress_does(
     """With more than twice as many tasks as workers. A job ends after as many steps as there is work, times a few."""
     broker.redis.flushall()
     jobs: list[JobRecord] = [broker.jobs.create(shape(name)) for name in shapes]
-    workers = [Worker(broker, Role.SYNTHESIS, f"s{number}") for number in range(synthesis_workers)]
+    workers: list[Worker | Program] = [
+        Worker(broker, Role.SYNTHESIS, f"s{number}") for number in range(synthesis_workers)
+    ]
     workers += [
         Worker(broker, Role.DISTILLATION, f"d{number}", quarantines=quarantines) for number in range(distillers)
     ]
     assert sum(len(tasks_of(shape(name))) for name in shapes) > 2 * len(workers)
+    workers += [Program(broker, job.id) for job, name in zip(jobs, shapes, strict=True) if name == "external"]
     bound = 60 * len(jobs)
     for step in range(bound):
         at_work = [worker for worker in workers if worker.role is Role.SYNTHESIS or not late or step > 30]

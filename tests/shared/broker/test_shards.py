@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from shared.broker import AnnouncedShard, Broker, StudentSnapshot, keys
+from shared.broker import AnnouncedShard, Backlog, Broker, NotExternal, StudentSnapshot, UsedUp, keys
 from shared.events import EventType
-from shared.jobs import JobRecord, Measurement, Role, Task
+from shared.jobs import JobRecord, Measurement, Role, State, Task
 from tests.shared.broker.manifests import manifest_of
 from tests.shared.broker.test_leases import claim
 from tests.specs import small_job
@@ -217,3 +217,91 @@ def test_a_failover_to_an_older_clock_hides_no_shard(broker: Broker, job: JobRec
     broker.shards.announce(attempt, manifest_of(attempt, 0), {})
 
     assert [each.manifest.index for each in broker.shards.read(job.id, future, block_seconds=0)] == [0]
+
+
+@pytest.fixture
+def external(broker: Broker) -> JobRecord:
+    return broker.jobs.create(small_job(distillation="external", student=None))
+
+
+def positions(broker: Broker, job: JobRecord) -> list[str]:
+    return [shard.position for shard in broker.shards.until(job.id)]
+
+
+def test_what_another_program_has_used_up_lowers_the_backlog(broker: Broker, external: JobRecord) -> None:
+    attempt = claim(broker)
+    for index in range(3):
+        broker.shards.announce(attempt, manifest_of(attempt, index), {})
+    assert broker.shards.backlog(external.id) == Backlog(3, has_distiller=False)
+    before = broker.jobs.get(external.id).stages.synthesis
+    assert before is not None
+    assert (before.shards_consumed, before.consumed_until, before.shards_behind) == (0, "0", 3)
+
+    second = positions(broker, external)[1]
+    assert broker.shards.used_up(external.id, second) == UsedUp(second, shards=2, announced=3)
+
+    assert broker.shards.backlog(external.id).shards == 1
+    after = broker.jobs.get(external.id).stages.synthesis
+    assert after is not None
+    assert (after.shards_consumed, after.consumed_until, after.shards_behind) == (2, second, 1)
+
+
+def test_an_older_or_repeated_report_does_nothing(broker: Broker, external: JobRecord) -> None:
+    attempt = claim(broker)
+    for index in range(3):
+        broker.shards.announce(attempt, manifest_of(attempt, index), {})
+    first, second, _ = positions(broker, external)
+    known = broker.shards.used_up(external.id, second)
+    for until in (second, first, "0", "1"):
+        assert broker.shards.used_up(external.id, until) == known
+
+
+def test_a_report_behind_the_newest_shard_stands_for_that_one(broker: Broker, external: JobRecord) -> None:
+    future = "9999999999999999999"
+    assert broker.shards.used_up(external.id, future) == UsedUp("0", shards=0, announced=0)
+    attempt = claim(broker)
+    broker.shards.announce(attempt, manifest_of(attempt, 0), {})
+    newest = positions(broker, external)[-1]
+    assert broker.shards.used_up(external.id, future) == UsedUp(newest, shards=1, announced=1)
+
+    broker.shards.announce(attempt, manifest_of(attempt, 1), {})
+
+    assert broker.shards.backlog(external.id).shards == 1
+
+
+def test_a_report_after_a_long_silence_counts_every_shard(broker: Broker, external: JobRecord) -> None:
+    attempt = claim(broker)
+    for index in range(501):
+        broker.shards.announce(attempt, manifest_of(attempt, index), {})
+    newest = positions(broker, external)[-1]
+    assert broker.shards.used_up(external.id, newest) == UsedUp(newest, shards=501, announced=501)
+
+
+@pytest.mark.parametrize(("number", "behind"), [(0, 1), (1, 0)])
+def test_a_damaged_shard_counts_as_used_up_only_if_it_was(
+    broker: Broker, external: JobRecord, number: int, behind: int
+) -> None:
+    attempt = claim(broker)
+    for index in range(2):
+        broker.shards.announce(attempt, manifest_of(attempt, index), {})
+    broker.shards.used_up(external.id, positions(broker, external)[0])
+
+    broker.shards.quarantine(attempt, damage(broker, external, number), "missing")
+
+    assert broker.shards.backlog(external.id).shards == behind
+
+
+def test_only_for_a_program_that_trains_is_there_anything_to_report(broker: Broker, job: JobRecord) -> None:
+    with pytest.raises(NotExternal):
+        broker.shards.used_up(job.id, "1-1")
+    with pytest.raises(KeyError):
+        broker.shards.used_up("job-" + "0" * 20, "1-1")
+
+
+def test_the_last_shard_ends_the_job_however_far_the_program_is(broker: Broker, external: JobRecord) -> None:
+    attempt = claim(broker)
+    broker.shards.announce(attempt, manifest_of(attempt, 0, images=64), {})
+    assert broker.leases.finish(attempt) == "last"
+    assert broker.leases.finish(attempt, folder_completed=True) == "ok"
+    assert broker.jobs.get(external.id).state is State.SUCCEEDED
+    assert broker.shards.used_up(external.id, positions(broker, external)[0]).shards == 1

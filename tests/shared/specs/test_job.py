@@ -248,3 +248,30 @@ def test_whatever_a_client_writes_is_accepted_or_refused_but_never_crashes(part:
 def test_arguments_of_a_network_have_a_limit(kwargs: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="16,000"):
         parse(student={"arch": "resnet20", "kwargs": kwargs})
+
+
+def test_external_is_short_for_no_distillation_that_another_program_stands_for() -> None:
+    spec = JobSpec.model_validate({"teacher": TEACHER, "distillation": "external"})
+    assert (spec.distillation, spec.external) == (None, True)
+    assert JobSpec.model_validate({"teacher": TEACHER, "external": True}) == spec
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("parts", "field"),
+    [
+        ({}, "student"),
+        ({"student": None, "evaluation": {"shards": "held-out.tar"}}, "evaluation"),
+        ({"student": None, "shards": "set-{000..009}.tar"}, "external"),
+        ({"student": None, "initial_shards": "set-{000..009}.tar"}, "initial_shards"),
+        ({"student": None, "external": False}, "external"),
+        ({"distillation": {}, "external": True}, "external"),
+        ({"student": None, "distillation": "extern"}, "distillation"),
+    ],
+)
+def test_what_another_program_does_cannot_be_asked_of_us(parts: dict[str, Any], field: str) -> None:
+    assert refused(**{"distillation": "external", **parts}) == [field]
+
+
+def test_the_schema_lets_external_stand_for_distillation() -> None:
+    assert {"const": "external", "type": "string"} in JobSpec.model_json_schema()["properties"]["distillation"]["anyOf"]

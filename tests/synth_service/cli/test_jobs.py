@@ -10,10 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from shared.broker import Broker
+from shared.jobs import Role
 from tests.conftest import free_port
 from tests.e2e.service import REPOSITORY
+from tests.shared.broker.manifests import manifest_of
+from tests.synth_service.api.conftest import claim
 from tests.synth_service.cli.conftest import JOB, dfkd
 
 
@@ -159,3 +163,12 @@ def test_one_job_is_shown(url: str, job_file: str) -> None:
     for text in (job_id, "queued", "0/8 images", "0/10 steps", "A-1"):
         assert text in shown
     assert json.loads(dfkd("job", job_id, "--json", url=url).stdout)["id"] == job_id
+
+
+def test_a_job_for_another_program_says_how_far_that_is(url: str, job_file: str, broker: Broker) -> None:
+    fields = yaml.safe_load(Path(job_file).read_text())
+    del fields["student"]
+    job_id = dfkd("submit", "-", url=url, stdin=json.dumps(fields | {"distillation": "external"})).stdout.strip()
+    attempt = claim(broker, Role.SYNTHESIS)
+    broker.shards.announce(attempt, manifest_of(attempt, 0), {})
+    assert "0 of 1 shards, 1 behind" in dfkd("job", job_id, url=url).stdout

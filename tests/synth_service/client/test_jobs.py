@@ -15,9 +15,10 @@ from shared.networks.building import build_network
 from shared.networks.weights import save_checkpoint
 from shared.specs import JobSpec
 from shared.storage import Storage
-from synth_service.client import ApiError, AsyncClient, Client, JobNotSucceeded, ServerUnreachable
+from synth_service.client import ApiError, AsyncClient, Client, Consumed, JobNotSucceeded, ServerUnreachable
 from synth_service.client.progress import LineDisplay
 from tests.conftest import free_port
+from tests.shared.broker.manifests import manifest_of
 from tests.synth_service.api.conftest import claim, complete
 from tests.synth_service.api_process import serving
 from tests.synth_service.client.conftest import CHECKPOINT, job
@@ -248,3 +249,20 @@ def _quiet() -> Any:
     from rich.console import Console
 
     return Console(quiet=True)
+
+
+def test_what_is_used_up_is_told_in_an_event_loop_too(service: str, client: Client, broker: Broker) -> None:
+    created = client.jobs.create(job(distillation="external", student=None))
+    attempt = claim(broker, Role.SYNTHESIS)
+    broker.shards.announce(attempt, manifest_of(attempt, 0), {})
+
+    async def report() -> tuple[str, Consumed, str]:
+        async with AsyncClient(service) as asynchronous:
+            (shard,) = await asynchronous.jobs.shards(created.id)
+            told = await asynchronous.jobs.report_consumed(created.id, shard.id)
+            with pytest.raises(ApiError) as refusal:
+                await asynchronous.jobs.report_consumed((await asynchronous.jobs.create(job())).id, shard.id)
+            return shard.id, told, refusal.value.code
+
+    until, told, code = anyio.run(report)
+    assert (told.until, told.shards_consumed, code) == (until, 1, "not_external")

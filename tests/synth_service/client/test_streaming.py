@@ -17,6 +17,7 @@ from synth_service.client import Client, Job, JobNotSucceeded
 from tests.shared.samples import batch
 from tests.synth_service.api.conftest import claim
 from tests.synth_service.client.conftest import job
+from tests.waiting import wait_until
 
 SAMPLES = [batch(6, channels=3, seed=number) for number in range(3)]
 
@@ -126,3 +127,71 @@ def test_the_stream_of_a_job_that_fails_gives_what_there_is_and_then_says_so(
     with pytest.raises(JobNotSucceeded, match="it diverged"):
         list(images)
     assert len(seen) == 6
+
+
+# -- distillation: external -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def external(client: Client) -> Job:
+    return client.jobs.create(job(distillation="external", student=None))
+
+
+def consumed(external: Job) -> int | None:
+    stage = external.refresh().stages.synthesis
+    assert stage is not None
+    return stage.shards_consumed
+
+
+def test_a_shard_is_reported_once_the_loop_has_taken_its_images_and_asks_for_more(
+    client: Client, broker: Broker, storage: Storage, external: Job, tmp_path: Path
+) -> None:
+    attempt = claim(broker, Role.SYNTHESIS)
+    for index in range(2):
+        announce(broker, storage, tmp_path, attempt, index)
+    seen = []
+    for number, _ in enumerate(external.stream(follow=False), start=1):
+        seen.append((number, consumed(external)))
+    assert seen == [*((n, 0) for n in range(1, 7)), *((n, 1) for n in range(7, 13))]
+    assert consumed(external) == 2
+
+
+def test_synthesis_and_a_loop_that_stream_each_other_come_to_an_end(
+    client: Client, broker: Broker, storage: Storage, external: Job, tmp_path: Path
+) -> None:
+    attempt = claim(broker, Role.SYNTHESIS)
+    ahead: list[int] = []
+
+    def synthesize() -> None:
+        for index in range(3):
+            wait_until(lambda: broker.shards.backlog(external.id).shards == 0)
+            announce(broker, storage, tmp_path, attempt, index)
+            ahead.append(broker.shards.backlog(external.id).shards)
+        broker.leases.finish(attempt, folder_completed=True, result={})
+
+    worker = threading.Thread(target=synthesize)
+    worker.start()
+    taken = sum(len(images) for images, _ in external.stream().batches(4))
+    worker.join()
+    assert taken == 18
+    assert max(ahead) <= 1
+    assert (consumed(external), external.refresh().state) == (3, "succeeded")
+
+
+def test_a_loop_that_was_interrupted_before_it_could_report_does_so_when_it_goes_on(
+    client: Client, broker: Broker, storage: Storage, external: Job, tmp_path: Path
+) -> None:
+    attempt = claim(broker, Role.SYNTHESIS)
+    announce(broker, storage, tmp_path, attempt, 0)
+    resumed = external.stream(follow=False)
+    resumed.load_state_dict({"after": client.jobs.shards(external.id)[0].id, "used": 0})
+    assert list(resumed) == []
+    assert consumed(external) == 1
+
+
+def test_a_stream_of_another_job_reports_nothing(
+    client: Client, broker: Broker, storage: Storage, made: Job, tmp_path: Path
+) -> None:
+    announce(broker, storage, tmp_path, claim(broker, Role.SYNTHESIS), 0)
+    assert len(list(made.stream(follow=False))) == 6
+    assert consumed(made) is None

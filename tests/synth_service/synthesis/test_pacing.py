@@ -118,3 +118,40 @@ def test_in_lockstep_each_shard_is_announced_and_consumed_before_the_next(
 
     assert waits[0] is True
     assert len(paused) == 1
+
+
+@pytest.fixture
+def awaiting(broker: Broker, storage: Storage) -> Iterator[Turn]:
+    """A turn of a job on whose images another program trains."""
+    broker.jobs.create(small_job(synthesis={"max_backlog": 2}, student=None, distillation="external"))
+    with turn_at(claim(broker), broker, storage) as turn:
+        yield turn
+
+
+def test_synthesis_waits_for_the_program_that_trains(awaiting: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards, job_id = awaiting.broker.shards, awaiting.attempt.job_id
+    announce(awaiting, 0)
+    wait(awaiting)
+    assert "synthesis_paused" not in types(awaiting)
+    announce(awaiting, 1)
+    first = shards.read(job_id, "0")[0].position
+    reports = ["0", "0", first]
+
+    monkeypatch.setattr(awaiting, "pause", lambda _: shards.used_up(job_id, reports.pop(0)))
+    wait(awaiting)
+
+    assert reports == []
+    assert types(awaiting)[-2:] == ["synthesis_paused", "synthesis_resumed"]
+    monkeypatch.setattr(awaiting, "pause", lambda _: pytest.fail("one shard is behind, and two may be"))
+    wait(awaiting)
+
+
+def test_while_the_program_is_behind_another_task_gets_the_worker(
+    awaiting: Turn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce(awaiting, 0, 1)
+    awaiting.broker.jobs.create(small_job())
+    monkeypatch.setattr(pacing, "YIELD_SECONDS", 0.0)
+
+    with pytest.raises(TurnYielded, match="the program that trains is behind"):
+        wait(awaiting)

@@ -83,6 +83,7 @@ def test_the_shortest_form_of_a_resolved_job_is_what_was_written() -> None:
         {"synthesis": {"method": "fast", "num_images": 6000, "bn": 3}},
         {"synthesis": {"preset": "fast-50-imagenet", "num_images": 6000}},
         {"distillation": None, "student": None, "evaluation": None},
+        {"distillation": "external", "student": None, "evaluation": None},
         {"synthesis": None, "shards": "sets/a.tar", "distillation": {"steps": 5}},
         {"distillation": {"pacing": "lockstep"}},
     ],
@@ -119,6 +120,7 @@ def test_arguments_of_a_network_are_one_field_however_many_they_are(monkeypatch:
 def test_goals() -> None:
     assert goal_of({}) == "both"
     assert goal_of({"distillation": None}) == "dataset"
+    assert goal_of({"external": True}) == "dataset"
     assert goal_of({"shards": "a.tar"}) == "student"
 
 

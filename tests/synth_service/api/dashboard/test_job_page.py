@@ -291,3 +291,20 @@ def test_the_first_choice_after_a_failure_is_what_can_help(
     html = page(client, job)
     assert re.findall(r'class="button button-primary" id="([\w-]+)"', html) == [primary]
     assert actions(html) >= {"retry"}
+
+
+def test_the_page_shows_how_far_a_program_that_trains_is_behind(
+    client: TestClient, broker: Broker, storage: Storage, written: dict[str, Any]
+) -> None:
+    spec = {name: part for name, part in written.items() if name != "student"} | {"distillation": "external"}
+    job = broker.jobs.create(JobSpec.model_validate(spec))
+    attempt = claim(broker, Role.SYNTHESIS)
+    for index in range(2):
+        announce(broker, storage, attempt, index)
+    assert "your program is 2 behind" in page(client, job, "/status")
+    broker.shards.used_up(job.id, broker.shards.read(job.id, "0")[0].position)
+    html = page(client, job, "/status")
+    assert "your program is 1 behind" in html
+    assert "(your program trains)" in html
+    assert attribute(html, "data-lag") == "1"
+    assert "Shards announced that your program has yet to use up." in page(client, job)

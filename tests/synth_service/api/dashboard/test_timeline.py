@@ -85,6 +85,16 @@ def test_pauses_lie_within_an_attempt_and_end_with_it() -> None:
     assert lane.paused_within(lane.attempts[0]) == 30
 
 
+def test_a_pause_tells_who_is_waited_for() -> None:
+    events = [started(1000)]
+    for at in (1010, 1010.1, 1050):
+        events += [happened("synthesis_paused", at, backlog=4), happened("synthesis_resumed", at + 0.05, backlog=3)]
+    for spec, awaited in (({}, "the distiller"), ({"external": True}, "your program")):
+        lane = build_timeline(record().model_copy(update={"spec": spec}), events, 1100).lanes[0]
+        titles = [span.title for span in lane.spans if span.kind == "paused"]
+        assert titles == [f"Paused 2 times: {awaited} is behind", f"Paused: {awaited} is behind"]
+
+
 def test_pauses_that_nobody_could_tell_apart_are_drawn_as_one() -> None:
     events = [started(1000)]
     for number in range(1000):
