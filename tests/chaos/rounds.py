@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -23,13 +22,13 @@ import redis
 from shared.broker import keys
 from shared.jobs import JobRecord
 from shared.storage import scratch
-from shared.tasks import task_of
 from shared.worker.retention import sweep
 from tests.chaos.checks import Findings, check_job, check_nothing_is_left, damaged_shards, takeovers
 from tests.chaos.cluster import LEASE_SECONDS, Cluster
 from tests.chaos.faults import AFTER_THE_END, DAMAGE, KINDS, NETWORK, Victim, nothing
 from tests.chaos.jobs import SHAPES, job_fields
 from tests.chaos.server_faults import KILLS, SERVER_KINDS
+from tests.chaos.students import Students
 
 EVERY_KIND = {kind.__name__: kind for kind in (*KINDS, *SERVER_KINDS)}
 OF_THE_SERVER = {*NETWORK, *(kind.__name__ for kind in SERVER_KINDS)}
@@ -38,7 +37,6 @@ OF_THE_SERVER = {*NETWORK, *(kind.__name__ for kind in SERVER_KINDS)}
 ZOMBIE_SECONDS = 8.0
 """For those that wake up after the end to find out."""
 
-STUDENT_TOLERANCE = 0.02
 LONGEST_WAIT_SECONDS = 300.0
 
 
@@ -83,8 +81,7 @@ class Chaos:
         self.seconds = seconds
         self.faults: Counter[str] = Counter()
         self.findings = Findings()
-        self.reference: dict[str, list[float]] = {}
-        self.students: dict[str, list[float]] = {}
+        self.students = Students()
         self._endings: list[tuple[float, str, Callable[[], None]]] = []
         self._due: list[str] = []
         self._takeovers = self._damaged = self._runs = 0
@@ -98,12 +95,12 @@ class Chaos:
                     self.say("fill_disk is left out: it needs root, to mount a small file system")
                 every = self._undisturbed(cluster)
                 self._until = time.monotonic() + self.seconds
-                self.say(f"undisturbed: {self.reference}")
+                self.say(f"undisturbed: {self.students.undisturbed}")
                 number = 0
                 while time.monotonic() < self._until and number < self.rounds:
                     every += self._round(cluster, number)
                     number += 1
-                self._compare_students()
+                self.findings.problems += self.students.problems()
                 self._finish(cluster, every)
                 refused = sum(line.get("event") == "lease_lost" for line in cluster.log_lines())
         finally:
@@ -120,8 +117,8 @@ class Chaos:
             "failed_jobs": self.findings.failed_jobs,
             "faults": sum(self.faults.values()),
             "faults_by_kind": dict(sorted(self.faults.items())),
-            "undisturbed": self.reference,
-            "students": self.students,
+            "undisturbed": self.students.undisturbed,
+            "students": self.students.harmed,
             "seed": self.seed,
             "seconds": round(time.monotonic() - started, 1),
             "problems": self.findings.problems,
@@ -134,38 +131,24 @@ class Chaos:
         self._wait(cluster, jobs, harm=False)
         for job_id in jobs:
             record = check_job(cluster, job_id, self.findings, server_forgot=False)
-            measured = float(str((record.result or {}).get(task_of(record).headline_metric.name, "nan")))
-            self.reference.setdefault(record.name, []).append(round(measured, 4))
+            self.students.note_undisturbed(cluster, record)
         return jobs
 
     def _round(self, cluster: Cluster, number: int) -> list[str]:
-        forgot = self.faults["crash_server_machine"]
+        before = self.faults.copy()
         jobs = [self._submit(cluster, shape, seed=0) for shape in self.shapes]
         self._wait(cluster, jobs, harm=True)
+        struck = set(self.faults - before)
         for job_id in jobs:
-            has_forgotten = self.faults["crash_server_machine"] > forgot
             sweep(cluster.broker, cluster.storage)
             an_hour_passes(cluster)
-            record = check_job(cluster, job_id, self.findings, server_forgot=has_forgotten)
+            record = check_job(cluster, job_id, self.findings, server_forgot="crash_server_machine" in struck)
             self._runs += 1
             self._takeovers += takeovers(cluster, job_id)
             self._damaged += damaged_shards(cluster, job_id)
-            self._note_student(record)
+            self.findings.problems += self.students.note_harmed(cluster, record, struck)
         self.say(f"round {number}: {dict(self.faults)} {self.findings.problems}")
         return jobs
-
-    def _note_student(self, record: JobRecord) -> None:
-        measured = (record.result or {}).get(task_of(record).headline_metric.name)
-        if measured is None:
-            return
-        self.students.setdefault(record.name, []).append(round(float(str(measured)), 4))
-
-    def _compare_students(self) -> None:
-        """Means, as with free pacing two undisturbed students differ by more than a point, too."""
-        for shape, found in self.students.items():
-            mean, due = statistics.mean(found), statistics.mean(self.reference[shape])
-            if mean < due - STUDENT_TOLERANCE:
-                self.findings.problems.append(f"{shape}: students {mean:.4f} on average, undisturbed {due:.4f}")
 
     def _submit(self, cluster: Cluster, shape: str, seed: int) -> str:
         while True:

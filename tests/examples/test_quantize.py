@@ -83,7 +83,7 @@ def write_job_folder(folder: Path, images: Pixels) -> None:
 def test_a_network_that_is_calibrated_with_synthetic_images_keeps_its_accuracy(
     example: ModuleType, job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_job_folder(tmp_path / "made", synthetic(job, steps=100))
+    write_job_folder(tmp_path / "made", synthetic(job, steps=25))
     output = tmp_path / "int8.onnx"
     arguments = [job, "--storage", DIGITS, "--images", tmp_path / "made", "--output", output]
 

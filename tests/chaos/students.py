@@ -1,0 +1,82 @@
+"""What faults may do to students: nothing under lockstep, as long as the shards stay what they were."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+from dataclasses import dataclass, field
+
+from safetensors.torch import load
+
+from shared.jobs import JobRecord
+from shared.storage import job_paths
+from shared.tasks import task_of
+from tests.chaos.cluster import Cluster
+from tests.chaos.faults import DAMAGE
+
+ALTERING = {*DAMAGE, "crash_server_machine"}
+"""After these, other images take the place of what was lost, so the student is another one."""
+
+SPREAD = 0.03
+"""Standard deviation that is granted to a student of these small jobs: with equal settings and seed, one machine
+measured 0.891 and another 0.969."""
+
+
+@dataclass
+class Students:
+    """Accuracy of the students of undisturbed and of harmed jobs, by shape."""
+
+    undisturbed: dict[str, list[float]] = field(default_factory=dict)
+    harmed: dict[str, list[float]] = field(default_factory=dict)
+    _due: dict[str, str] = field(default_factory=dict)
+
+    def note_undisturbed(self, cluster: Cluster, record: JobRecord) -> None:
+        """A student that the others are measured against."""
+        accuracy = _accuracy(record)
+        if accuracy is not None:
+            self.undisturbed.setdefault(record.name, []).append(accuracy)
+            self._due[record.name] = _weights(cluster, record.id)
+
+    def note_harmed(self, cluster: Cluster, record: JobRecord, kinds: set[str]) -> list[str]:
+        """A student of a job during which these kinds of faults struck.
+
+        Returns:
+            What is wrong with it, in words. A student of free pacing depends on the clock; ``problems`` compares
+            their means.
+        """
+        accuracy = _accuracy(record)
+        if accuracy is None:
+            return []
+        self.harmed.setdefault(record.name, []).append(accuracy)
+        distillation = record.parsed_spec().distillation
+        is_repeatable = distillation is not None and distillation.pacing == "lockstep" and not kinds & ALTERING
+        if is_repeatable and _weights(cluster, record.id) != self._due[record.name]:
+            due = self.undisturbed[record.name][-1]
+            return [f"{record.id}: another student ({accuracy}) than undisturbed ({due}), after {sorted(kinds)}"]
+        return []
+
+    def problems(self) -> list[str]:
+        """Shapes whose students are worse on average than chance explains."""
+        found = []
+        for shape, accuracies in self.harmed.items():
+            due = self.undisturbed[shape]
+            tolerance = 3 * SPREAD * math.sqrt(1 / len(accuracies) + 1 / len(due))
+            mean, mean_due = statistics.mean(accuracies), statistics.mean(due)
+            if mean < mean_due - tolerance:
+                found.append(f"{shape}: students {mean:.4f} on average, undisturbed {mean_due:.4f}")
+        return found
+
+
+def _accuracy(record: JobRecord) -> float | None:
+    measured = (record.result or {}).get(task_of(record).headline_metric.name)
+    return None if measured is None else round(float(str(measured)), 4)
+
+
+def _weights(cluster: Cluster, job_id: str) -> str:
+    """Of the tensors alone: the header of the file names the job."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load(cluster.storage.read_bytes(job_paths.student(job_id))).items()):
+        digest.update(name.encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
