@@ -74,7 +74,7 @@ def service(redis_url: str, tmp_path: Path, storage: Storage) -> Iterator[Servic
     service.stop()
 
 
-def test_a_job_outlives_the_death_of_one_rank_and_the_freezing_of_another(service: Service, digits: dict[str, Any]) -> None:
+def test_a_job_outlives_a_killed_and_a_frozen_rank(service: Service, digits: dict[str, Any]) -> None:
     service.start("api", "synth_service.api")
     service.start("distiller", "distiller.worker")
     service.wait_until_ready()
