@@ -7,6 +7,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from shared.broker import keys
 from shared.jobs import JobRecord, Role, State, Task
@@ -34,7 +35,7 @@ def check_job(cluster: Cluster, job_id: str, findings: Findings, *, server_forgo
         findings.problems.append(f"{job_id} {record.name} is {record.state}: {record.error}")
         return record
     problems = [*_images(cluster, record, findings), *_counters(cluster, record, server_forgot)]
-    problems += [*_folder(cluster, record), *_one_writer(cluster, job_id)]
+    problems += [*_folder(cluster, record), *_one_writer(cluster, job_id), *_errors(cluster, job_id)]
     findings.problems += [f"{job_id} {record.name}: {problem}" for problem in problems]
     return record
 
@@ -48,15 +49,14 @@ def _images(cluster: Cluster, record: JobRecord, findings: Findings) -> Iterator
     numbers: Counter[tuple[int, int]] = Counter()
     names: Counter[str] = Counter()
     for manifest in cluster.broker.shards.manifests(record.id):
-        path = cluster.storage.local_path(f"{job_paths.shards(record.id)}/{manifest.name}")
-        assert path is not None
+        name = f"{job_paths.shards(record.id)}/{manifest.name}"
         try:
-            read_shard(path, manifest, labels)
-        except DamagedShard as damage:
+            with cluster.storage.fetched(name, cluster.folder / "checked") as path:
+                read_shard(path, manifest, labels)
+                names.update(_members(path))
+        except (DamagedShard, FileNotFoundError) as damage:
             yield str(damage)
             continue
-        with tarfile.open(path) as tar:
-            names.update(tar.getnames())
         numbers.update((manifest.partition, manifest.first_image + place) for place in range(manifest.images))
     promised = {(p, i) for p in range(synthesis.partitions) for i in range(synthesis.images_of_partition(p))}
     lost = len(promised - numbers.keys())
@@ -67,6 +67,11 @@ def _images(cluster: Cluster, record: JobRecord, findings: Findings) -> Iterator
         yield f"{lost} images lost, {duplicate} duplicate or beyond the promised"
     if any(count > 1 for count in names.values()):
         yield "sample keys are not unique"
+
+
+def _members(path: Path) -> list[str]:
+    with tarfile.open(path) as tar:
+        return tar.getnames()
 
 
 def _counters(cluster: Cluster, record: JobRecord, server_forgot: bool) -> Iterator[str]:
@@ -110,10 +115,9 @@ def _folder(cluster: Cluster, record: JobRecord) -> Iterator[str]:
             yield "student.safetensors is not the one that was measured"
     samples = 0
     for name in storage.list(job_paths.shards(record.id)):
-        path = storage.local_path(name)
-        if name.endswith(".tar") and path is not None:
-            with tarfile.open(path) as tar:
-                samples += len({member.partition(".")[0] for member in tar.getnames()})
+        if name.endswith(".tar"):
+            with storage.fetched(name, cluster.folder / "checked") as path:
+                samples += len({member.partition(".")[0] for member in _members(path)})
     synthesis = record.parsed_spec().synthesis
     assert synthesis is not None
     if samples != synthesis.num_images:
@@ -134,6 +138,13 @@ def _one_writer(cluster: Cluster, job_id: str) -> Iterator[str]:
             writer = int(str(event.data["name"]).removesuffix(".tar").rpartition("-")[2])
             if writer != current.get(event.task):
                 yield f"attempt {writer} of {event.task} announced during attempt {current.get(event.task)}"
+
+
+def _errors(cluster: Cluster, job_id: str) -> Iterator[str]:
+    """No fault of this kind is the work's own doing, so none may count as an attempt that failed."""
+    for event in cluster.broker.reports.events(job_id, limit=100_000):
+        if event.type == "attempt_failed":
+            yield f"attempt of {event.task} failed: {event.data}"
 
 
 def check_nothing_is_left(cluster: Cluster, jobs: list[str]) -> Iterator[str]:
@@ -159,8 +170,7 @@ def check_nothing_is_left(cluster: Cluster, jobs: list[str]) -> Iterator[str]:
     for key in redis.scan_iter(count=1000):
         if key not in allowed and redis.ttl(key) < 0:
             yield f"key {key} is left"
-    temporaries = [str(path) for path in cluster.disk.rglob(".tmp-*")]
-    if temporaries:
+    if temporaries := cluster.store.unfinished():
         yield f"unfinished files are left: {temporaries}"
     if cluster.scratch_folders():
         yield f"local folders are left: {cluster.scratch_folders()}"

@@ -1,7 +1,7 @@
 """All processes of a deployment, each restarted as soon as it dies, on files that outlive them.
 
 The server keeps an append-only file as ``dfkd up`` has it, and everybody reaches it through a proxy. The
-storage is a small file system of its own where that is possible, so that it can be filled.
+storage is a disk of its own, or an object store; see ``stores``.
 """
 
 from __future__ import annotations
@@ -23,17 +23,15 @@ import psutil
 import redis
 
 from shared.broker import Broker
-from shared.storage import Storage
 from synth_service.local.tethered import tethered
 from tests.chaos.proxy import Proxy
+from tests.chaos.stores import Disk, Objects
 from tests.conftest import free_port
 from tests.e2e.service import DIGITS, REPOSITORY, SCENES
 from tests.waiting import slowness, wait_until
 
 LEASE_SECONDS = 15.0
 """The default, as is everything else: attempts, damaged shards."""
-
-STORAGE_MEGABYTES = 512
 
 START_SECONDS = 10.0
 """What a worker takes to import everything, on a machine that has nothing else to do."""
@@ -77,9 +75,10 @@ class Cluster:
 
     Args:
         folder: for everything that the processes write.
+        store: where their files lie; closed with the cluster.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: Disk | Objects) -> None:
         self.folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.exit_problems: list[str] = []
@@ -95,24 +94,13 @@ class Cluster:
         self._started_at: dict[str, float] = {}
         self._young: set[int] = set()
         """Processes that were told to end while they were starting."""
-        self.disk = folder / "disk"
-        self.disk.mkdir(parents=True)
-        self.has_own_disk = self._mount()
-        self.storage = Storage(str(self.disk / "storage"))
+        self.store = store
+        self.storage = store.storage
         for name in ("tmp", "logs"):
             (folder / name).mkdir()
         for example in (DIGITS, SCENES):
             for name in ("teacher.safetensors", "held-out.tar"):
                 self.storage.put_file(example / name, f"{example.name}/{name}")
-
-    def _mount(self) -> bool:
-        """A small file system for the storage; only root can."""
-        size = f"size={STORAGE_MEGABYTES}m"
-        command = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(self.disk)]
-        try:
-            return subprocess.run(command, capture_output=True, check=False).returncode == 0
-        except FileNotFoundError:
-            return False
 
     def __enter__(self) -> Cluster:
         self.proxy = Proxy(self.server_port)
@@ -128,6 +116,7 @@ class Cluster:
             "OMP_NUM_THREADS": "1",
             "DFKD_LOG_FORMAT": "json",
             "TMPDIR": str(self.folder / "tmp"),
+            **self.store.environment,
         }
         self.keep_running()
         wait_until(self.is_ready, timeout=60)
@@ -142,8 +131,7 @@ class Cluster:
         self.proxy.close()
         self.api.close()
         self.broker.close()
-        if self.has_own_disk:
-            subprocess.run(["umount", "-l", str(self.disk)], check=True)
+        self.store.close()
 
     def is_ready(self) -> bool:
         """Whether the API answers and reaches the server."""

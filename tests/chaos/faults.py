@@ -12,13 +12,13 @@ import random
 import shutil
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.jobs import JobRecord
 from shared.storage import job_paths
 from tests.chaos.cluster import LEASE_SECONDS, WORKERS, Cluster
+from tests.chaos.stores import Disk
 
 Ending = tuple[float, Callable[[], None]]
 
@@ -105,10 +105,10 @@ def terminate_distiller(victim: Victim) -> Ending:
 
 def fill_disk(victim: Victim) -> Ending | None:
     """Nothing more can be written to the storage for some seconds."""
-    cluster = victim.cluster
-    if not cluster.has_own_disk:
+    disk = victim.cluster.store
+    if not isinstance(disk, Disk) or not disk.can_be_filled:
         return None
-    filler = cluster.disk / "filler"
+    filler = disk.folder / "filler"
     with filler.open("wb", buffering=0) as file:
         block = b"\0" * 65_536
         while block:
@@ -142,48 +142,50 @@ def freeze_network(victim: Victim) -> Ending:
     return victim.random.uniform(2, 9), proxy.restore
 
 
-def _shard(victim: Victim) -> Path | None:
+def _shard(victim: Victim) -> str | None:
     """A sealed shard of a job that has a long way to go."""
     found = [
-        path
+        name
         for job in victim.jobs
         for manifest in victim.cluster.broker.shards.manifests(job.id)
-        if (path := victim.cluster.storage.local_path(f"{job_paths.shards(job.id)}/{manifest.name}")) is not None
-        and path.exists()
+        if victim.cluster.storage.exists(name := f"{job_paths.shards(job.id)}/{manifest.name}")
     ]
     return victim.random.choice(found) if found else None
 
 
 def truncate_shard(victim: Victim) -> Ending | None:
     """Cuts a tar after its first sample, so that what is left reads as a valid tar."""
-    path = _shard(victim)
-    if path is None:
+    name = _shard(victim)
+    if name is None:
         return None
-    with suppress(FileNotFoundError), path.open("r+b") as file:
-        file.truncate(6 * 512)
+
+    def cut(content: bytearray) -> None:
+        del content[6 * 512 :]
+
+    victim.cluster.store.damage(name, cut)
     return 0.0, nothing
 
 
 def flip_bit(victim: Victim) -> Ending | None:
     """One wrong bit somewhere in a shard."""
-    path = _shard(victim)
-    if path is None:
+    name = _shard(victim)
+    if name is None:
         return None
-    with suppress(FileNotFoundError), path.open("r+b") as file:
-        place = victim.random.randrange(path.stat().st_size)
-        file.seek(place)
-        (value,) = file.read(1)
-        file.seek(place)
-        file.write(bytes([value ^ 1 << victim.random.randrange(8)]))
+
+    def flip(content: bytearray) -> None:
+        if content:
+            content[victim.random.randrange(len(content))] ^= 1 << victim.random.randrange(8)
+
+    victim.cluster.store.damage(name, flip)
     return 0.0, nothing
 
 
 def delete_shard(victim: Victim) -> Ending | None:
     """A shard vanishes."""
-    path = _shard(victim)
-    if path is None:
+    name = _shard(victim)
+    if name is None:
         return None
-    path.unlink(missing_ok=True)
+    victim.cluster.storage.delete(name)
     return 0.0, nothing
 
 
@@ -219,17 +221,13 @@ def _take_away(victim: Victim, *, stand_in: bool) -> Ending | None:
 
 def lose_checkpoint(victim: Victim) -> Ending | None:
     """A worker dies, and the checkpoint that it left is gone."""
-    files = [
-        path
-        for job in victim.jobs
-        for name in victim.cluster.storage.list(job_paths.work(job.id))
-        if name.endswith(".pt") and (path := victim.cluster.storage.local_path(name)) is not None
-    ]
+    storage = victim.cluster.storage
+    files = [name for job in victim.jobs for name in storage.list(job_paths.work(job.id)) if name.endswith(".pt")]
     if not files:
         return None
-    name = _worker(victim, "synthesis" if "/synthesis-" in str(path := victim.random.choice(files)) else "distiller")
-    victim.cluster.signal(name, signal.SIGKILL)
-    path.unlink(missing_ok=True)
+    file = victim.random.choice(files)
+    victim.cluster.signal(_worker(victim, "synthesis" if "/synthesis-" in file else "distiller"), signal.SIGKILL)
+    storage.delete(file)
     return 0.0, nothing
 
 
@@ -302,5 +300,6 @@ KINDS: tuple[Kind, ...] = (
     delete_shard,
     lose_checkpoint,
 )
+OF_A_DISK = {"fill_disk", "unmount_storage", "empty_mount_point"}
 NETWORK = {"cut_network", "cut_network_for_long", "freeze_network"}
 DAMAGE = {"truncate_shard", "flip_bit", "delete_shard", "lose_checkpoint"}

@@ -23,16 +23,15 @@ from shared.broker import keys
 from shared.jobs import JobRecord
 from shared.storage import scratch
 from shared.worker.retention import sweep
+from tests.chaos.callers import Callers
 from tests.chaos.checks import Findings, check_job, check_nothing_is_left, damaged_shards, takeovers
 from tests.chaos.cluster import LEASE_SECONDS, Cluster
-from tests.chaos.faults import AFTER_THE_END, DAMAGE, KINDS, NETWORK, Victim, nothing
+from tests.chaos.faults import AFTER_THE_END, DAMAGE, Victim, nothing
 from tests.chaos.jobs import SHAPES, job_fields
-from tests.chaos.server_faults import KILLS, SERVER_KINDS
+from tests.chaos.kinds import ON_A_DISK, ON_OBJECT_STORAGE, ONE_AT_A_TIME
+from tests.chaos.server_faults import KILLS
+from tests.chaos.stores import Disk, Objects
 from tests.chaos.students import Students
-
-EVERY_KIND = {kind.__name__: kind for kind in (*KINDS, *SERVER_KINDS)}
-OF_THE_SERVER = {*NETWORK, *(kind.__name__ for kind in SERVER_KINDS)}
-"""One of these at a time: each needs to reach the server, or leads elsewhere."""
 
 ZOMBIE_SECONDS = 8.0
 """For those that wake up after the end to find out."""
@@ -50,7 +49,8 @@ class Chaos:
         pause_seconds: between faults, on average.
         shapes: kinds of jobs of each round.
         rounds: most rounds.
-        kinds: names of the faults; each comes once before any comes again.
+        kinds: names of the faults; each comes once before any comes again. All that the storage can have if left out.
+        object_storage: keep the files in S3 in place of a disk.
         undisturbed: jobs of each shape that run in peace first. Free pacing depends on the clock, so its
             students differ a little from run to run.
         say: told what happens.
@@ -65,7 +65,8 @@ class Chaos:
         pause_seconds: float = 8.0,
         shapes: tuple[str, ...] = tuple(SHAPES),
         rounds: int = 1000,
-        kinds: tuple[str, ...] = tuple(EVERY_KIND),
+        kinds: tuple[str, ...] | None = None,
+        object_storage: bool = False,
         undisturbed: int = 2,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -75,7 +76,9 @@ class Chaos:
         self.pause_seconds = pause_seconds
         self.shapes = shapes
         self.rounds = rounds
-        self.kinds = kinds
+        self.object_storage = object_storage
+        self._known = ON_OBJECT_STORAGE if object_storage else ON_A_DISK
+        self.kinds = kinds or tuple(self._known)
         self.undisturbed = undisturbed
         self.say = say
         self.seconds = seconds
@@ -90,17 +93,19 @@ class Chaos:
         """Returns the report."""
         started = time.monotonic()
         try:
-            with Cluster(self.folder) as cluster:
-                if not cluster.has_own_disk:
+            with Cluster(self.folder, self._store()) as cluster:
+                if isinstance(cluster.store, Disk) and not cluster.store.can_be_filled:
                     self.say("fill_disk is left out: it needs root, to mount a small file system")
+                callers = Callers(str(cluster.api.base_url), random.Random(self.seed))
                 every = self._undisturbed(cluster)
                 self._until = time.monotonic() + self.seconds
                 self.say(f"undisturbed: {self.students.undisturbed}")
                 number = 0
                 while time.monotonic() < self._until and number < self.rounds:
-                    every += self._round(cluster, number)
+                    every += self._round(cluster, number, callers)
                     number += 1
-                self.findings.problems += self.students.problems()
+                callers.close()
+                self.findings.problems += [*callers.problems, *self.students.problems()]
                 self._finish(cluster, every)
                 refused = sum(line.get("event") == "lease_lost" for line in cluster.log_lines())
         finally:
@@ -110,6 +115,8 @@ class Chaos:
             "runs": self._runs,
             "kills": sum(self.faults[kind] for kind in KILLS),
             "takeovers": self._takeovers,
+            "answers": callers.answers,
+            "longest_answer_seconds": round(callers.longest_seconds, 1),
             "zombie_writes_refused": refused,
             "damaged_shards": self._damaged,
             "lost_images": self.findings.lost_images,
@@ -119,10 +126,14 @@ class Chaos:
             "faults_by_kind": dict(sorted(self.faults.items())),
             "undisturbed": self.students.undisturbed,
             "students": self.students.harmed,
+            "storage": "s3" if self.object_storage else "disk",
             "seed": self.seed,
             "seconds": round(time.monotonic() - started, 1),
             "problems": self.findings.problems,
         }
+
+    def _store(self) -> Disk | Objects:
+        return Objects(self.folder / "objects", self.seed) if self.object_storage else Disk(self.folder / "disk")
 
     def _undisturbed(self, cluster: Cluster) -> list[str]:
         """The students that the others are measured against."""
@@ -134,9 +145,10 @@ class Chaos:
             self.students.note_undisturbed(cluster, record)
         return jobs
 
-    def _round(self, cluster: Cluster, number: int) -> list[str]:
+    def _round(self, cluster: Cluster, number: int, callers: Callers) -> list[str]:
         before = self.faults.copy()
         jobs = [self._submit(cluster, shape, seed=0) for shape in self.shapes]
+        callers.ask_about(jobs)
         self._wait(cluster, jobs, harm=True)
         struck = set(self.faults - before)
         for job_id in jobs:
@@ -221,10 +233,10 @@ class Chaos:
         for kind in self._shuffled():
             if kind in going_on or (kind in DAMAGE and not early):
                 continue
-            if kind in OF_THE_SERVER and going_on & OF_THE_SERVER:
+            if any(kind in group and going_on & group for group in ONE_AT_A_TIME):
                 continue
             try:
-                ending = EVERY_KIND[kind](Victim(cluster, early if kind in DAMAGE else running, self.random))
+                ending = self._known[kind](Victim(cluster, early if kind in DAMAGE else running, self.random))
             except (redis.RedisError, OSError):
                 continue  # the server, or the storage, is away already
             if ending is None:
