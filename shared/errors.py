@@ -30,6 +30,7 @@ RETRY_HELPS: Final = frozenset(
         "dataset_not_found",
         "factory_not_allowed",
         "out_of_memory",
+        "storage_refused",
     }
 )
 """Codes of failures after which the same job may succeed: once a file, a package or a larger machine is there. After

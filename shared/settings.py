@@ -130,6 +130,12 @@ class Settings(BaseSettings):
     pool_folder: Path | None = Field(
         None, description="Local folder for that; best on a fast disk. Unset: the system's temporary folder."
     )
+    storage_refusal_seconds: float = Field(
+        3600.0,
+        ge=0,
+        description="For how long on end the object store may refuse a worker's credentials before the job fails with "
+        "storage_refused. 0: the job waits for ever.",
+    )
     max_damaged_shards: int = Field(
         16,
         ge=0,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
-
-import fsspec
 
 PART_BYTES = 8 * 1024 * 1024
 PARTS_AT_ONCE = 2
@@ -18,6 +17,20 @@ TRIES: Final = 2
 """Of a request by the driver, and of these by what stands above it. A store that is away is said to be so within
 seconds, and one that hangs within a minute (theirs is up to half an hour): workers try again for as long as it takes,
 and the API's clients can decide themselves. ``AWS_MAX_ATTEMPTS`` and ``AWS_RETRY_MODE`` win."""
+
+
+REFUSALS: Final = frozenset({"InvalidToken", "TokenRefreshRequired", "SignatureDoesNotMatch", "InvalidSecurity"})
+"""Codes by which a store refuses credentials, besides those of which the driver makes a ``PermissionError``."""
+
+NO_CREDENTIALS: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"})
+"""Errors of a driver that has found none to send."""
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error of the driver says that the store does not accept this process's credentials."""
+    answer = getattr(error.__cause__, "response", None)
+    code = answer.get("Error", {}).get("Code") if isinstance(answer, dict) else None
+    return isinstance(error, PermissionError) or code in REFUSALS or type(error).__name__ in NO_CREDENTIALS
 
 
 class ObjectStore:
@@ -33,7 +46,9 @@ class ObjectStore:
         config: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
         if not (os.environ.get("AWS_MAX_ATTEMPTS") or os.environ.get("AWS_RETRY_MODE")):
             config["retries"] = {"mode": "standard", "total_max_attempts": TRIES}
-        self._files: Any = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=config)
+        from shared.storage.s3_driver import BoundedS3  # an extra, which a local folder does not need
+
+        self._files: Any = BoundedS3(use_listings_cache=False, config_kwargs=config)
         self._files.retries = TRIES
 
     def open(self, name: str) -> BinaryIO:
@@ -66,7 +81,7 @@ class ObjectStore:
 
     def put_bytes(self, data: bytes, name: str) -> None:
         """Stores the data in one atomic step."""
-        self._files.pipe_file(self._of(name), data)
+        self._files.pipe_file(self._of(name), data, chunksize=PART_BYTES)
 
     def put_file(self, local: Path, name: str, *, move: bool) -> None:
         """Stores a local file: one object is put, or the multipart upload completed, in one atomic step."""
@@ -92,6 +107,10 @@ class ObjectStore:
         names = list(self.sizes(prefix))
         if names:
             self._files.rm([self._of(name) for name in names])
+            # The store answers 200 and says in the body which objects it kept, and why; the driver does not look.
+            kept = set(self.sizes(prefix)).intersection(names)
+            if kept:
+                raise OSError(errno.EBUSY, f"the store kept {len(kept)} of {len(names)} objects, {min(kept)} for one")
 
     def remove_stale_temporaries(self, prefix: str, older_than_seconds: float) -> int:
         """Nothing: an unfinished upload never shows. Let a lifecycle rule of the bucket expire those."""

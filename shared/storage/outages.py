@@ -44,6 +44,10 @@ class StorageUnavailable(OSError):
         return type(self), (self.message,)
 
 
+class StorageRefused(StorageUnavailable):
+    """The storage answers, and does not let this process in. A rotation of credentials passes; wrong ones do not."""
+
+
 def will_pass(error: BaseException) -> bool:
     """Whether waiting helps against an error: the storage is full or away, whoever noticed it."""
     if is_full(error) or isinstance(error, StorageUnavailable):

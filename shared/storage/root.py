@@ -24,8 +24,8 @@ from shared.storage import durable_files
 from shared.storage.durable_files import is_full
 from shared.storage.local_files import LocalFiles
 from shared.storage.names import PathOutsideStorage, check_name, is_listed
-from shared.storage.object_store import ObjectStore
-from shared.storage.outages import IN_THE_WAY, StorageUnavailable, reason, says_no_such_file
+from shared.storage.object_store import ObjectStore, is_refusal
+from shared.storage.outages import IN_THE_WAY, StorageRefused, StorageUnavailable, reason, says_no_such_file
 
 Names = list[str]
 """Inside the class, ``list`` is the method."""
@@ -308,4 +308,10 @@ class Storage:
             return FileNotFoundError(errno.ENOENT, "no such file in the storage", name)
         # Whatever a driver raises beside these says nothing of the file; an S3 driver has dozens with no common base.
         what = f" with `{name}`" if name else ""
+        if isinstance(self._files, ObjectStore) and is_refusal(error):
+            return StorageRefused(
+                f"the storage {self.root} refuses this process{what} ({reason(error)}); its credentials are those of "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or of its AWS profile or role, and need the rights that "
+                "docs/deployment.md lists"
+            )
         return StorageUnavailable(f"the storage {self.root} cannot be used{what} ({reason(error)})")

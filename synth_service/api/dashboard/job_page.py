@@ -35,6 +35,7 @@ REMEDIES = {
     "internal_error": "The workers' logs have the whole traceback. Retry resumes from the last checkpoint.",
     "poor_quality": "Correct what the message names and submit the job again; `on_poor: warn` lets it end as it is.",
     "storage_full": "Make room in the storage. Work resumes by itself.",
+    "storage_refused": "Correct the workers' credentials of the object store, or their rights. Then retry.",
     "storage_unavailable": "Bring the storage back: mount, address, access, credentials. Work resumes by itself.",
 }
 OTHER_REMEDY = "Correct the specification and submit it again: it is below, with the command."

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from shared.settings import Settings
 from shared.shards.format import SampleBatch, seal, stage, write_shard
 from shared.shards.manifest import ShardManifest
 from shared.storage import Storage, StorageUnavailable, job_paths
+from shared.storage.outages import StorageRefused
 from shared.worker import loop, quarantine, storage_hold, work_files
 from shared.worker.loop import Worker
 from shared.worker.quarantine import verify_all
@@ -123,6 +125,58 @@ def test_a_cancel_ends_the_wait(broker: Broker, storage: Storage, job: JobRecord
     broker.leases.lease_seconds = 0.2
     run(broker, storage, work)
     assert broker.jobs.get(job.id).state is State.CANCELLED
+
+
+@pytest.mark.parametrize(("seconds", "state"), [(0.2, State.FAILED), (0, State.RUNNING), (60, State.RUNNING)])
+def test_only_a_refusal_of_credentials_that_lasts_fails_the_job(
+    broker: Broker, storage: Storage, job: JobRecord, seconds: float, state: State
+) -> None:
+    refusals = []
+    until = time.monotonic() + 1.0
+
+    def refuse() -> None:
+        refusals.append(True)
+        if time.monotonic() < until:
+            raise StorageRefused("the storage refuses AWS_ACCESS_KEY_ID")
+
+    def work(turn: Turn) -> None:
+        try:
+            turn.persist(refuse)
+        finally:
+            stop()
+        turn.check()
+
+    settings = Settings(storage=storage.root, storage_refusal_seconds=seconds)
+    Worker(Role.SYNTHESIS, work, broker=broker, storage=storage, settings=settings).run()
+    record = broker.jobs.get(job.id)
+    assert record.state is state
+    assert len(refusals) > 1
+    if state is State.FAILED:
+        assert record.error is not None
+        assert record.error.code == "storage_refused"
+        assert "AWS_ACCESS_KEY_ID" in record.error.message
+
+
+def test_refusals_with_other_outages_between_them_do_not_add_up(
+    broker: Broker, storage: Storage, job: JobRecord
+) -> None:
+    until = time.monotonic() + 0.6
+
+    def trouble() -> None:
+        if time.monotonic() < until:
+            errors: list[type[StorageUnavailable]] = [StorageRefused, StorageUnavailable]
+            raise errors[int(time.monotonic() * 10) % 2]("away")
+
+    def work(turn: Turn) -> None:
+        try:
+            turn.persist(trouble)
+        finally:
+            stop()
+        turn.check()
+
+    settings = Settings(storage=storage.root, storage_refusal_seconds=0.3)
+    Worker(Role.SYNTHESIS, work, broker=broker, storage=storage, settings=settings).run()
+    assert broker.jobs.get(job.id).state is State.RUNNING
 
 
 @pytest.mark.parametrize("error", [StorageUnavailable("away"), OSError(errno.ESTALE, "Stale file handle")])
