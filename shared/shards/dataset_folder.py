@@ -12,15 +12,14 @@ workers left that died between sealing a shard and announcing it.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 
+from shared.cards.markdown import TAG, card_title, job_section, markdown, table
 from shared.shards.manifest import ShardManifest
 from shared.specs import JobSpec
 from shared.storage import Storage
 from shared.tasks import TaskDescription, describe_task
-from shared.text import visible, visible_json
 
 INDEX_NAME = "index.json"
 CARD_NAME = "README.md"
@@ -98,13 +97,13 @@ def dataset_card(manifests: Sequence[ShardManifest], spec: JobSpec, *, grid: str
     if synthesis is None:
         raise ValueError("a dataset card needs a job that made a dataset")
     images = sum(manifest.images for manifest in manifests)
-    title = visible(" ".join(spec.name.split())) or "Synthetic images"
+    title = card_title(spec, "Synthetic images")
     teacher = spec.teacher
     task = describe_task(teacher.task)
     preset = f", preset `{synthesis.preset}`" if synthesis.preset else ""
     sections = [
         _front_matter(title, images, task, manifests[0].image_format, teacher.num_classes),
-        f"# {_markdown(title)}",
+        f"# {markdown(title)}",
         f"{images:,} synthetic images that were made from a trained {task.made_from} alone (data-free distillation): "
         f"no training data was used. {task.card}",
     ]
@@ -112,7 +111,7 @@ def dataset_card(manifests: Sequence[ShardManifest], spec: JobSpec, *, grid: str
         sections.append(f"![{task.grid_caption}]({grid})")
     sections += [
         "## How it was made\n\n"
-        + _table(
+        + table(
             ("", ""),
             [
                 ("Teacher", f"`{teacher.arch}`, {teacher.num_classes} classes"),
@@ -128,7 +127,7 @@ def dataset_card(manifests: Sequence[ShardManifest], spec: JobSpec, *, grid: str
         ),
         f"## {task.counted.capitalize()} per class\n\n" + _class_counts(manifests, teacher.num_classes, task.counted),
         _loading(manifests[0], task),
-        "## Job\n\n```json\n" + _json_of(spec) + "\n```",
+        job_section(spec),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -136,19 +135,6 @@ def dataset_card(manifests: Sequence[ShardManifest], spec: JobSpec, *, grid: str
 def _put(storage: Storage, name: str, text: str) -> str:
     storage.put_bytes(text.encode(), name)
     return name
-
-
-def _markdown(text: str) -> str:
-    """Text of a stranger in Markdown: as it was written, neither markup nor HTML."""
-    return re.sub(r"([\\`*_\[\]~$])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
-
-
-def _json_of(spec: JobSpec) -> str:
-    """The job for a code block. Not all that shows Markdown leaves code alone, and JSON has other words for <."""
-    text = visible_json(spec.model_dump_json(indent=2, exclude={"metadata", "webhook"}))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _front_matter(title: str, images: int, task: TaskDescription, image_format: str, num_classes: int) -> str:
@@ -163,7 +149,7 @@ size_categories:
 tags:
 - synthetic
 - webdataset
-- data-free-knowledge-distillation
+- {TAG}
 configs:
 - config_name: default
   data_files:
@@ -200,7 +186,7 @@ def _class_counts(manifests: Sequence[ShardManifest], num_classes: int, counted:
     for manifest in manifests:
         counts.update(manifest.class_counts)
     if num_classes <= CLASSES_LISTED:
-        return _table(("Class", counted.capitalize()), [(str(c), f"{counts[c]:,}") for c in range(num_classes)])
+        return table(("Class", counted.capitalize()), [(str(c), f"{counts[c]:,}") for c in range(num_classes)])
     every = sorted(counts[c] for c in range(num_classes))
     median = every[len(every) // 2]
     return f"{num_classes:,} classes with {every[0]:,} to {every[-1]:,} {counted} each, {median:,} at the median."
@@ -228,8 +214,3 @@ from datasets import load_dataset
 
 dataset = load_dataset(".", split="train")  # or load_dataset("webdataset", data_files="shards/*.tar")
 ```"""
-
-
-def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
-    lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |", *(f"| {left} | {right} |" for left, right in rows)]
-    return "\n".join(lines)

@@ -43,6 +43,10 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "job_commands",
         "Download what a job has made: shards, each checked, student, index, dataset card and picture grid.",
     ),
+    "push": (
+        "hub_commands",
+        "Push what a job has made to the Hugging Face hub: its dataset, or with --student its student. Prints the URL.",
+    ),
     "delete": (
         "job_commands",
         "Remove a finished job with its shards, its student and its history. Asks first on a terminal.",

@@ -19,10 +19,12 @@ from synth_service.client.errors import (
     ClientError,
     DamagedDownload,
     DamagedUpload,
+    HubError,
     JobNotSucceeded,
     ServerUnreachable,
     UnexpectedAnswer,
 )
+from synth_service.client.hub_repository import Pushed
 from synth_service.client.streaming import JobStream
 from synth_service.client.waiting import Poll
 from synth_service.wire import (
@@ -51,6 +53,7 @@ __all__ = [
     "DamagedDownload",
     "DamagedUpload",
     "FieldError",
+    "HubError",
     "Job",
     "JobNotSucceeded",
     "JobStream",
@@ -60,6 +63,7 @@ __all__ = [
     "Page",
     "Poll",
     "Preset",
+    "Pushed",
     "Retry",
     "ServerUnreachable",
     "Shard",

@@ -12,6 +12,7 @@ from pydantic import PrivateAttr
 from shared.jobs import Event, JobRecord, State
 from synth_service.client.connection import Connection, Retry
 from synth_service.client.errors import JobNotSucceeded
+from synth_service.client.hub_repository import Pushed
 from synth_service.client.jobs import AsyncJobs
 from synth_service.client.progress import Display
 from synth_service.client.service import (
@@ -68,6 +69,20 @@ class AsyncJob(JobRecord):
     async def download_dataset(self, folder: Path | str) -> Sequence[str]:
         """See ``AsyncJobs.download_dataset``."""
         return await self._jobs.download_dataset(self.id, folder)
+
+    async def push_to_hub(
+        self,
+        repository: str,
+        *,
+        student: bool = False,
+        private: bool = False,
+        revision: str | None = None,
+        message: str | None = None,
+    ) -> Pushed:
+        """See ``AsyncJobs.push_to_hub``."""
+        return await self._jobs.push_to_hub(
+            self.id, repository, student=student, private=private, revision=revision, message=message
+        )
 
     async def student(self, *, allowed_factories: Sequence[str] = ()) -> nn.Module:
         """See ``AsyncJobs.student``."""

@@ -21,6 +21,7 @@ from shared.shards.manifest import ShardManifest
 from shared.specs import JobSpec
 from synth_service.client.connection import Connection, Retry
 from synth_service.client.errors import ClientError, JobNotSucceeded
+from synth_service.client.hub_repository import Pushed
 from synth_service.client.jobs import LARGEST_PAGE, AsyncJobs
 from synth_service.client.notebook import job_html
 from synth_service.client.outputs import download_shard, shard_page
@@ -96,6 +97,20 @@ class Job(JobRecord):
     def download_dataset(self, folder: Path | str) -> Sequence[str]:
         """See ``AsyncJobs.download_dataset``."""
         return self._jobs.download_dataset(self.id, folder)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        student: bool = False,
+        private: bool = False,
+        revision: str | None = None,
+        message: str | None = None,
+    ) -> Pushed:
+        """See ``AsyncJobs.push_to_hub``."""
+        return self._jobs.push_to_hub(
+            self.id, repository, student=student, private=private, revision=revision, message=message
+        )
 
     def student(self, *, allowed_factories: Sequence[str] = ()) -> nn.Module:
         """See ``AsyncJobs.student``."""
@@ -228,6 +243,24 @@ class Jobs:
     ) -> Sequence[str]:
         """See ``AsyncJobs.download_dataset``."""
         return run(self._calls.download_dataset(job_id, folder, say=say))
+
+    def push_to_hub(
+        self,
+        job_id: str,
+        repository: str,
+        *,
+        student: bool = False,
+        private: bool = False,
+        revision: str | None = None,
+        message: str | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Pushed:
+        """See ``AsyncJobs.push_to_hub``."""
+        return run(
+            self._calls.push_to_hub(
+                job_id, repository, student=student, private=private, revision=revision, message=message, say=say
+            )
+        )
 
     def student(self, job_id: str, *, allowed_factories: Sequence[str] = ()) -> nn.Module:
         """See ``AsyncJobs.student``."""

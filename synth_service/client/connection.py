@@ -174,6 +174,10 @@ class Connection:
         """Waits."""
         await self._transport.sleep(seconds)
 
+    async def run_blocking(self, function: Callable[[], Result]) -> Result:
+        """The result of a function that blocks; an event loop goes on meanwhile."""
+        return await self._transport.run_blocking(function)
+
     async def close(self) -> None:
         """Closes the connections."""
         await self._transport.close()

@@ -30,6 +30,18 @@ class DamagedUpload(ClientError):
     """The bytes that arrived are not those that were sent."""
 
 
+class HubError(ClientError):
+    """The Hugging Face hub did not take what was to be pushed, or there is nothing to push.
+
+    Attributes:
+        is_usage: whether it takes another call, name or token, and not another try.
+    """
+
+    def __init__(self, message: str, *, is_usage: bool = False) -> None:
+        super().__init__(message)
+        self.is_usage = is_usage
+
+
 class ApiError(ClientError):
     """The API refused a request.
 

@@ -20,6 +20,7 @@ from synth_service.client.connection import LONGEST_RETRY_AFTER_SECONDS, Connect
 from synth_service.client.downloads import download
 from synth_service.client.errors import ApiError
 from synth_service.client.events import follow_events, list_events
+from synth_service.client.hub_repository import HubRepository, Pushed
 from synth_service.client.progress import Display, NoDisplay, display_for
 from synth_service.client.waiting import PATIENCE_SECONDS, J, Poll, wait_for_end
 from synth_service.wire import Consumed, MetricRow, Page, Shard, ValidatedJob
@@ -253,6 +254,47 @@ class AsyncJobs(Generic[J]):
         from synth_service.client.datasets import download_dataset  # brings storage and dataset card along
 
         return await download_dataset(self._connection, job_id, Path(folder), say)
+
+    async def push_to_hub(
+        self,
+        job_id: str,
+        repository: str,
+        *,
+        student: bool = False,
+        private: bool = False,
+        revision: str | None = None,
+        message: str | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Pushed:
+        """Pushes what a job has made to the Hugging Face hub, in one commit. Needs the extra ``hub``.
+
+        Token and endpoint are those of huggingface_hub: ``HF_TOKEN`` or its login, and ``HF_ENDPOINT``. The
+        repository is made if it is missing; what an earlier push brought is replaced, other files stay.
+
+        Args:
+            job_id: of the job; its dataset is complete, or its student trained.
+            repository: OWNER/NAME.
+            student: push the student to a model repository; else the dataset to a dataset repository.
+            private: make a repository that only its owner sees.
+            revision: branch to push to, made if it is missing; the main one unless given.
+            message: of the commit.
+            say: is told how it goes.
+
+        Raises:
+            MissingExtra: huggingface_hub is not installed.
+            HubError: there is nothing to push, or the hub does not take it; the repository's files are as they were.
+            DamagedDownload: a file is not what the service says it is.
+            OSError: a temporary file cannot be written.
+        """
+        from synth_service.client import hub  # brings the names of files along
+
+        target = HubRepository(repository, "model" if student else "dataset", revision)
+        job = await self.get(job_id)
+        (hub.check_has_student if student else hub.check_has_dataset)(job)
+        await self._connection.run_blocking(lambda: target.prepare(private=private))
+        push = hub.push_student if student else hub.push_dataset
+        message = message or f"Push the {'student' if student else 'dataset'} of {job.id}"
+        return await push(self._connection, job, target, message, say or (lambda _: None))
 
     async def student(self, job_id: str, *, allowed_factories: Sequence[str] = ()) -> nn.Module:
         """The trained student as a network, on the CPU and in evaluation mode. Needs torch.

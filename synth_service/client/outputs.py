@@ -80,8 +80,12 @@ async def download_shard(connection: Connection, manifest: ShardManifest, target
 
 async def download_student(connection: Connection, job_id: str, target: Path, format: str | None = None) -> None:
     """Stores the trained student under ``target``."""
-    params = {"format": format} if format else {}
-    await download(connection, Request("GET", path_of("jobs", job_id, "student"), params=params), target)
+    await download(connection, student_request(job_id, format), target)
+
+
+def student_request(job_id: str, format: str | None = None) -> Request:
+    """What asks for the trained student."""
+    return Request("GET", path_of("jobs", job_id, "student"), params={"format": format} if format else {})
 
 
 async def load_student(connection: Connection, job: JobRecord, allowed_factories: Sequence[str]) -> nn.Module:

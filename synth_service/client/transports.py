@@ -42,6 +42,9 @@ class Transport(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Waits."""
 
+    async def run_blocking(self, function: Callable[[], Result]) -> Result:
+        """The result of a function that blocks."""
+
     async def close(self) -> None:
         """Closes the connections."""
 
@@ -88,6 +91,10 @@ class AsyncTransport:
     async def sleep(self, seconds: float) -> None:
         """See ``Transport``."""
         await anyio.sleep(seconds)
+
+    async def run_blocking(self, function: Callable[[], Result]) -> Result:
+        """See ``Transport``. It runs in a thread."""
+        return await anyio.to_thread.run_sync(function)
 
     async def close(self) -> None:
         """See ``Transport``."""
@@ -138,6 +145,10 @@ class BlockingTransport:
     async def sleep(self, seconds: float) -> None:
         """See ``Transport``."""
         self._sleep(seconds)
+
+    async def run_blocking(self, function: Callable[[], Result]) -> Result:
+        """See ``Transport``."""
+        return function()
 
     async def close(self) -> None:
         """See ``Transport``."""

@@ -24,7 +24,7 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 
 def test_help_names_every_command() -> None:
     text = dfkd("--help").stdout
-    about_jobs = ("validate", "submit", "watch", "logs", "jobs", "job", "cancel", "retry", "fetch", "delete")
+    about_jobs = ("validate", "submit", "watch", "logs", "jobs", "job", "cancel", "retry", "fetch", "push", "delete")
     for command in (*about_jobs, "up", "demo", "init", "doctor", "upload", "models", "workers", "key", "keys"):
         assert f" {command} " in text
 
@@ -80,7 +80,7 @@ def test_help_tells_the_defaults(command: str, texts: list[str]) -> None:
         assert text in shown
 
 
-@pytest.mark.parametrize("command", ["up", "demo", "init", "submit", "fetch", "jobs", "doctor", "upload"])
+@pytest.mark.parametrize("command", ["up", "demo", "init", "submit", "fetch", "push", "jobs", "doctor", "upload"])
 def test_no_help_text_has_what_rich_would_eat(command: str) -> None:
     from typer.main import get_command
 
