@@ -76,7 +76,7 @@ ERRORS: dict[str, tuple[str, str, str]] = {
 BODIES: Final[Mapping[str, Any]] = {
     "/jobs": WRITTEN,
     "/jobs:validate": WRITTEN,
-    "/jobs/{job_id}/shards/consumed": {"until": SHARD_ID},
+    "/jobs/{job_id}/consumed": {"until": SHARD_ID},
     "/keys": NEW_KEY,
 }
 
@@ -162,7 +162,7 @@ def _answers() -> dict[tuple[str, str], Any]:
         ("get", "/jobs/{job_id}/events"): page([event]),
         ("get", "/jobs/{job_id}/metrics"): page([metric]),
         ("get", "/jobs/{job_id}/shards"): page([shard]),
-        ("post", "/jobs/{job_id}/shards/consumed"): {"until": SHARD_ID, "shards_consumed": 1, "shards": 10},
+        ("post", "/jobs/{job_id}/consumed"): {"until": SHARD_ID, "shards_consumed": 1, "shards": 10},
         ("post", "/models"): MODEL,
         ("get", "/models"): page([MODEL]),
         ("get", "/models/{model_id}"): MODEL | {"tensors": tensors},

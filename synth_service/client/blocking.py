@@ -273,19 +273,18 @@ class Jobs:
             job_id: of the job.
             follow: wait for more until the job has ended; else stop at what there is.
         """
-        connection = self._connection
 
         def next_shards(after: str | None) -> list[Shard]:
-            return run(shard_page(connection, job_id, after)).data
+            return run(shard_page(self._connection, job_id, after)).data
 
         def download(shard: Shard, target: Path) -> None:
-            run(download_shard(connection, shard, target))
+            run(download_shard(self._connection, shard, target))
 
         return JobStream(
             lambda: self.get(job_id),
             next_shards,
             download,
-            lambda seconds: run(connection.sleep(seconds)),
+            lambda seconds: run(self._connection.sleep(seconds)),
             lambda until: self.report_consumed(job_id, until),
             follow=follow,
         )

@@ -46,7 +46,7 @@ async def shard_page(connection: Connection, job_id: str, after: str | None) -> 
 
 async def report_consumed(connection: Connection, job_id: str, until: str) -> Consumed:
     """Says which shards are used up."""
-    path = path_of("jobs", job_id, "shards", "consumed")
+    path = path_of("jobs", job_id, "consumed")
     return await connection.ask(Request("POST", path, json={"until": until}), Consumed.model_validate)
 
 

@@ -20,8 +20,8 @@ def test_a_minute_of_faults_loses_nothing(tmp_path: Path) -> None:
     chaos = Chaos(
         tmp_path / "cluster",
         seed=0,
-        seconds=25,
-        pause_seconds=2.0,
+        seconds=40,
+        pause_seconds=2.5,
         shapes=("lockstep",),
         undisturbed=1,
         kinds=tuple(sorted(set(ON_A_DISK) - SLOW)),

@@ -12,7 +12,7 @@ router = APIRouter(tags=["outputs"], route_class=JsonRoute)
 
 
 @router.post(
-    "/jobs/{job_id}/shards/consumed",
+    "/jobs/{job_id}/consumed",
     response_model=Consumed,
     responses=documented(404, 409, 413, 415, 422),
     summary="Say which shards are used up",

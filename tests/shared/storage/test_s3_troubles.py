@@ -47,7 +47,7 @@ def troubled(store: Storage, proxy: ObjectProxy, monkeypatch: pytest.MonkeyPatch
 def test_an_upload_that_nobody_takes_comes_to_an_end(
     troubled: Storage, store: Storage, proxy: ObjectProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str
 ) -> None:
-    monkeypatch.setattr(s3_driver, "REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(s3_driver, "REQUEST_SECONDS", 5.0)
     monkeypatch.setattr(s3_driver, "SLOWEST_BYTES_PER_SECOND", 6_000_000)
     local = tmp_path / "local"
     local.write_bytes(MEGABYTES)
@@ -57,9 +57,9 @@ def test_an_upload_that_nobody_takes_comes_to_an_end(
     }
     proxy.strike(Trouble.HANG)
     started = time.monotonic()
-    with pytest.raises(StorageUnavailable, match="no answer to put_object within 2 s"):
+    with pytest.raises(StorageUnavailable, match="no answer to put_object within 6 s"):
         writes[write]()
-    assert_within(time.monotonic() - started, 8)
+    assert_within(time.monotonic() - started, 30)
     proxy.restore()
     writes[write]()
     assert store.read_bytes("a") == MEGABYTES

@@ -29,7 +29,7 @@ def test_a_program_says_how_far_it_is_and_cannot_take_it_back(
     path = f"/jobs/{external.id}/shards"
     first, second = (shard["id"] for shard in client.get(path).json()["data"])
     for until, known, shards in ((first, first, 1), (second, second, 2), (first, second, 2), (second, second, 2)):
-        answer = client.post(f"{path}/consumed", json={"until": until})
+        answer = client.post(f"/jobs/{external.id}/consumed", json={"until": until})
         assert answer.status_code == 200
         assert answer.json() == {"until": known, "shards_consumed": shards, "shards": 2}
     stage = client.get(f"/jobs/{external.id}").json()["stages"]["synthesis"]
@@ -40,18 +40,18 @@ def test_an_id_behind_the_newest_shard_stands_for_that_one(
     client: TestClient, broker: Broker, storage: Storage, external: JobRecord
 ) -> None:
     announce(broker, storage, claim(broker, Role.SYNTHESIS), 0)
-    answer = client.post(f"/jobs/{external.id}/shards/consumed", json={"until": "9" * 19 + "-" + "9" * 19})
+    answer = client.post(f"/jobs/{external.id}/consumed", json={"until": "9" * 19 + "-" + "9" * 19})
     assert answer.json()["shards_consumed"] == 1
 
 
 @pytest.mark.parametrize("body", [{}, {"until": "x"}, {"until": "1-2-3"}, {"until": 5}, {"until": "1-1", "also": 1}])
 def test_what_is_no_id_is_refused(client: TestClient, external: JobRecord, body: dict[str, Any]) -> None:
-    problem(client.post(f"/jobs/{external.id}/shards/consumed", json=body), 422, "invalid_request")
+    problem(client.post(f"/jobs/{external.id}/consumed", json=body), 422, "invalid_request")
 
 
 def test_other_jobs_wait_for_nobody(client: TestClient, job: JobRecord) -> None:
-    problem(client.post(f"/jobs/{job.id}/shards/consumed", json={"until": "1-1"}), 409, "not_external")
-    missing = f"/jobs/job-{'0' * 20}/shards/consumed"
+    problem(client.post(f"/jobs/{job.id}/consumed", json={"until": "1-1"}), 409, "not_external")
+    missing = f"/jobs/job-{'0' * 20}/consumed"
     problem(client.post(missing, json={"until": "1-1"}), 404, "job_not_found")
     stages = client.get(f"/jobs/{job.id}").json()["stages"]
     assert (stages["synthesis"]["shards_consumed"], stages["synthesis"]["consumed_until"]) == (None, None)
