@@ -12,7 +12,7 @@ SOURCES := shared synth_service distiller tests examples benchmarks docs
 help:
 	@echo "make demo    set up, then distil a network that reads digits without a digit"
 	@echo "make test    set up, then run the tests"
-	@echo "make chaos   ten minutes of real jobs while everything that can fail does"
+	@echo "make chaos   ten minutes of real jobs while everything that can fail does; STORAGE=s3: on an object store that fails"
 	@echo "make fuzz    thousands of generated requests against the real API"
 	@echo "make attack  250 hostile inputs against a running service; one JSON object of what came of it"
 	@echo "make fuzz-coverage   half an hour for each reader of strangers' data, guided by coverage (CPython 3.11 or 3.12)"
@@ -42,7 +42,7 @@ test: $(STAMP)
 	@$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist worksteal
 
 chaos: $(STAMP)
-	@$(VENV)/bin/python -m tests.chaos --json
+	@$(VENV)/bin/python -m tests.chaos --json --storage $(or $(STORAGE),disk)
 
 fuzz: $(STAMP)
 	@$(VENV)/bin/python -m tests.fuzz

@@ -199,6 +199,8 @@ class Cluster:
             self._stopping[process.pid] = Ending(process.pid)
             if time.monotonic() - self._started_at[name] < START_SECONDS * slowness():
                 self._young.add(process.pid)
+        elif number == signal.SIGKILL:
+            self._stopping.pop(process.pid, None)  # told to end a moment ago: it ends otherwise now
         process.send_signal(number)
 
     def rest(self, name: str) -> None:
@@ -211,7 +213,9 @@ class Cluster:
 
     def replace(self, name: str) -> None:
         """Lets another process have the name of one that is frozen; see ``end_retired``."""
-        self._retired.append((name, self.processes.pop(name)))
+        process = self.processes.pop(name)
+        self._stopping.pop(process.pid, None)  # told to end a moment ago: it cannot while it is frozen
+        self._retired.append((name, process))
 
     def end_retired(self) -> None:
         """Ends those that were replaced, woken up by now, in good order."""
