@@ -35,7 +35,9 @@ def check_job(cluster: Cluster, job_id: str, findings: Findings, *, server_forgo
         findings.problems.append(f"{job_id} {record.name} is {record.state}: {record.error}")
         return record
     problems = [*_images(cluster, record, findings), *_counters(cluster, record, server_forgot)]
-    problems += [*_folder(cluster, record), *_one_writer(cluster, job_id), *_errors(cluster, job_id)]
+    problems += [*_folder(cluster, record), *_one_writer(cluster, job_id)]
+    if not server_forgot:  # whose announcements are gone, the worker begins again from the last that is left
+        problems += _errors(cluster, job_id)
     findings.problems += [f"{job_id} {record.name}: {problem}" for problem in problems]
     return record
 
