@@ -57,6 +57,15 @@ def broker(redis_url: str) -> Iterator[Broker]:
     broker.close()
 
 
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an S3 server of this module's tests; the environment points at it."""
+    from tests.s3 import moto_server  # its client takes a while to import, and few need it
+
+    with moto_server(tmp_path_factory.mktemp("moto")) as address:
+        yield address
+
+
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     """An empty local storage root."""

@@ -18,6 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.http_servers import served
+
 TOKEN = "hf_of_these_tests"
 LARGE = (".tar", ".png", ".safetensors", ".pt2", ".pt", ".onnx")
 
@@ -106,14 +108,8 @@ class Hub:
 
     @contextmanager
     def running(self) -> Iterator["Hub"]:
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
+        with served(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
 
     def add(self, kind: str, name: str, *, private: bool = False, **files: bytes) -> Repository:
         """A repository that is there already; ``__`` in a keyword stands for a dot."""

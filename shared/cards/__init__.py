@@ -1,1 +1,1 @@
-"""Cards that describe a dataset and a student to whoever finds them; the dataset's own is in ``shared.shards``."""
+"""Cards that describe a dataset and a student to whoever finds them."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from shared.jobs import JobRecord, State
+from shared.specs import ExportFormat
 from shared.storage import job_paths
 from synth_service.client.connection import Connection
 from synth_service.client.downloads import download
@@ -41,12 +43,10 @@ async def push_dataset(
     """
     from synth_service.client.datasets import download_dataset  # brings storage and dataset card along
 
-    with tempfile.TemporaryDirectory(prefix="dfkd-push-") as temporary:
-        folder = Path(temporary)
-        say(f"fetching the dataset of {job.id}")
+    with _fetching(job, "dataset", say) as folder:
         fetched = await download_dataset(connection, job.id, folder, say)
-        files = {name: folder / name for name in fetched if _SHOWN.fullmatch(name)}
-        return await _upload(connection, repository, files, _DATASET, message, say)
+        files = [folder / name for name in fetched if _SHOWN.fullmatch(name)]
+        return await _upload(connection, repository, folder, files, _DATASET, message, say)
 
 
 async def push_student(
@@ -59,29 +59,38 @@ async def push_student(
     """
     from shared.cards.student_card import student_card
 
-    with tempfile.TemporaryDirectory(prefix="dfkd-push-") as temporary:
-        folder = Path(temporary)
-        say(f"fetching the student of {job.id}")
+    with _fetching(job, "student", say) as folder:
+        weights, card = folder / STUDENT, folder / CARD
         sha256 = (job.result or {}).get("student_sha256")
-        files = {STUDENT: folder / STUDENT}
-        await download(
-            connection, student_request(job.id), files[STUDENT], sha256=sha256 if isinstance(sha256, str) else None
-        )
-        distillation = job.parsed_spec().distillation
-        exports = []
-        for format in dict.fromkeys(distillation.export if distillation else ()):
-            target = folder / job_paths.EXPORT_NAMES[format]
-            try:
-                await download(connection, student_request(job.id, format), target)
-            except ApiError as error:
-                if error.status != NOT_FOUND:  # not every network can be written in every format
-                    raise
-                continue
-            files[target.name] = target
-            exports.append(format)
-        files[CARD] = folder / CARD
-        files[CARD].write_text(student_card(job, exports), encoding="utf-8")
-        return await _upload(connection, repository, files, _STUDENT, message, say)
+        await download(connection, student_request(job.id), weights, sha256=sha256 if isinstance(sha256, str) else None)
+        exports = await _fetch_exports(connection, job, folder)
+        card.write_text(student_card(job, list(exports)), encoding="utf-8")
+        files = [weights, card, *exports.values()]
+        return await _upload(connection, repository, folder, files, _STUDENT, message, say)
+
+
+async def _fetch_exports(connection: Connection, job: JobRecord, folder: Path) -> dict[ExportFormat, Path]:
+    """The student in every format in which it was exported. Not every network can be written in each."""
+    distillation = job.parsed_spec().distillation
+    exports: dict[ExportFormat, Path] = {}
+    for format in dict.fromkeys(distillation.export if distillation else ()):
+        target = folder / job_paths.EXPORT_NAMES[format]
+        try:
+            await download(connection, student_request(job.id, format), target)
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+            continue
+        exports[format] = target
+    return exports
+
+
+@contextmanager
+def _fetching(job: JobRecord, what: str, say: Callable[[str], None]) -> Iterator[Path]:
+    """A folder for what is fetched and goes up, gone in the end."""
+    with tempfile.TemporaryDirectory(prefix="dfkd-push-") as temporary:
+        say(f"fetching the {what} of {job.id}")
+        yield Path(temporary)
 
 
 def check_has_dataset(job: JobRecord) -> None:
@@ -126,11 +135,14 @@ def _check_ended(job: JobRecord) -> None:
 async def _upload(
     connection: Connection,
     repository: HubRepository,
-    files: Mapping[str, Path],
+    folder: Path,
+    files: Sequence[Path],
     replaces: re.Pattern[str],
     message: str,
     say: Callable[[str], None],
 ) -> Pushed:
-    size = sum(path.stat().st_size for path in files.values())
+    """One commit of files, under their names in the folder."""
+    size = sum(path.stat().st_size for path in files)
     say(f"uploading {len(files):,} files ({size:,} bytes) to {repository.name}")
-    return await connection.run_blocking(partial(repository.commit, files, replaces, message))
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    return await connection.run_blocking(partial(repository.commit, named, replaces, message))

@@ -36,7 +36,7 @@ PAUSE_SECONDS: Final = 1.0
 
 
 class Callers:
-    """A thread that asks for one thing after the other.
+    """A thread that asks for one thing after the other. Use it as a context manager.
 
     Args:
         address: of the API.
@@ -52,13 +52,16 @@ class Callers:
         self._jobs: list[str] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Callers:
         self._thread.start()
+        return self
 
     def ask_about(self, jobs: list[str]) -> None:
         """From now on."""
         self._jobs = jobs
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Returns when the last answer is there."""
         self._ended.set()
         self._thread.join()

@@ -73,7 +73,6 @@ class ObjectProxy:
     def __init__(self, target_port: int, choice: random.Random) -> None:
         self.port = free_port()
         self.target_port = target_port
-        self.struck = 0
         self._random = choice
         self._troubles: tuple[Trouble, ...] = ()
         self._share = 0.0
@@ -113,7 +112,6 @@ class ObjectProxy:
         with self._lock:
             if not self._troubles or self._random.random() >= self._share:
                 return None
-            self.struck += 1
             return self._random.choice(self._troubles)
 
     def wait_for_the_end(self, seconds: float | None = None) -> None:
@@ -238,6 +236,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     log_message: Callable[..., None] = lambda *_: None
-
-
-__all__ = ["ObjectProxy", "Trouble"]

@@ -19,18 +19,20 @@ def _strike(victim: Victim, *troubles: Trouble, share: float, shortest: float, l
     return victim.random.uniform(shortest, longest), proxy.restore
 
 
-def cut_store(victim: Victim) -> Ending:
-    """It refuses connections for some seconds."""
+def _cut(victim: Victim, shortest: float, longest: float) -> Ending:
     proxy = _proxy(victim)
     proxy.cut()
-    return victim.random.uniform(5, 20), proxy.restore
+    return victim.random.uniform(shortest, longest), proxy.restore
+
+
+def cut_store(victim: Victim) -> Ending:
+    """It refuses connections for some seconds."""
+    return _cut(victim, 5, 20)
 
 
 def cut_store_for_long(victim: Victim) -> Ending:
     """The same for one or two minutes."""
-    proxy = _proxy(victim)
-    proxy.cut()
-    return victim.random.uniform(60, 120), proxy.restore
+    return _cut(victim, 60, 120)
 
 
 def hang_store(victim: Victim) -> Ending:

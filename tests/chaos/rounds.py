@@ -96,15 +96,14 @@ class Chaos:
             with Cluster(self.folder, self._store()) as cluster:
                 if isinstance(cluster.store, Disk) and not cluster.store.can_be_filled:
                     self.say("fill_disk is left out: it needs root, to mount a small file system")
-                callers = Callers(str(cluster.api.base_url), random.Random(self.seed))
                 every = self._undisturbed(cluster)
                 self._until = time.monotonic() + self.seconds
                 self.say(f"undisturbed: {self.students.undisturbed}")
                 number = 0
-                while time.monotonic() < self._until and number < self.rounds:
-                    every += self._round(cluster, number, callers)
-                    number += 1
-                callers.close()
+                with Callers(str(cluster.api.base_url), random.Random(self.seed)) as callers:
+                    while time.monotonic() < self._until and number < self.rounds:
+                        every += self._round(cluster, number, callers)
+                        number += 1
                 self.findings.problems += [*callers.problems, *self.students.problems()]
                 self._finish(cluster, every)
                 refused = sum(line.get("event") == "lease_lost" for line in cluster.log_lines())

@@ -30,13 +30,15 @@ class Students:
     undisturbed: dict[str, list[float]] = field(default_factory=dict)
     harmed: dict[str, list[float]] = field(default_factory=dict)
     _due: dict[str, str] = field(default_factory=dict)
+    """Digest of the weights of an undisturbed student, for shapes that repeat exactly."""
 
     def note_undisturbed(self, cluster: Cluster, record: JobRecord) -> None:
         """A student that the others are measured against."""
         accuracy = _accuracy(record)
         if accuracy is not None:
             self.undisturbed.setdefault(record.name, []).append(accuracy)
-            self._due[record.name] = _weights(cluster, record.id)
+            if _is_repeatable(record):
+                self._due[record.name] = _weights(cluster, record.id)
 
     def note_harmed(self, cluster: Cluster, record: JobRecord, kinds: set[str]) -> list[str]:
         """A student of a job during which these kinds of faults struck.
@@ -49,9 +51,8 @@ class Students:
         if accuracy is None:
             return []
         self.harmed.setdefault(record.name, []).append(accuracy)
-        distillation = record.parsed_spec().distillation
-        is_repeatable = distillation is not None and distillation.pacing == "lockstep" and not kinds & ALTERING
-        if is_repeatable and _weights(cluster, record.id) != self._due[record.name]:
+        is_due = _is_repeatable(record) and not kinds & ALTERING
+        if is_due and _weights(cluster, record.id) != self._due[record.name]:
             due = self.undisturbed[record.name][-1]
             return [f"{record.id}: another student ({accuracy}) than undisturbed ({due}), after {sorted(kinds)}"]
         return []
@@ -66,6 +67,11 @@ class Students:
             if mean < mean_due - tolerance:
                 found.append(f"{shape}: students {mean:.4f} on average, undisturbed {mean_due:.4f}")
         return found
+
+
+def _is_repeatable(record: JobRecord) -> bool:
+    distillation = record.parsed_spec().distillation
+    return distillation is not None and distillation.pacing == "lockstep"
 
 
 def _accuracy(record: JobRecord) -> float | None:

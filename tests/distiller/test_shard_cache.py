@@ -4,7 +4,6 @@ import hashlib
 import multiprocessing
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,9 @@ import s3fs
 from distiller.shard_cache import FOLDER_LOCK, ShardCache
 from shared.storage import Storage
 from shared.storage.names import TEMPORARY_PREFIX
-from tests.s3 import BUCKET, moto_server
+from tests.s3 import BUCKET
 
 SIZE = 1000
-
-
-@pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with moto_server(tmp_path_factory.mktemp("moto")) as address:
-        yield address
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.shards.dataset_folder import dataset_card
+from shared.cards.dataset_card import dataset_card
 from shared.shards.format import SampleBatch, write_shard
 from shared.shards.manifest import ShardManifest
 from shared.specs import JobSpec

@@ -10,7 +10,6 @@ import textwrap
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import s3fs
@@ -18,6 +17,7 @@ import s3fs
 from shared.storage import Storage, StorageUnavailable
 from shared.storage.outages import will_pass
 from tests.conftest import free_port
+from tests.http_servers import served
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -90,17 +90,11 @@ def test_an_answer_that_is_no_404_of_the_key_says_nothing_of_a_file(
         def log_message(self, *_: object) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        storage = s3_at(server.server_address[1])
+    with served(server):
+        storage = s3_at(server.server_port)
         for use in ("exists", "fetch", "read_bytes"):
             with pytest.raises(StorageUnavailable):
                 USES[use](storage, tmp_path)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_what_may_not_be_read_is_told_as_that() -> None:

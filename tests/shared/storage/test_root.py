@@ -3,9 +3,9 @@
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,18 +13,12 @@ import s3fs
 
 from shared.storage import PathOutsideStorage, Storage, check_name
 from shared.storage.names import TEMPORARY_PREFIX
-from tests.s3 import BUCKET, moto_server
+from tests.s3 import BUCKET
 
 
 def entries(folder: Path) -> list[str]:
     """Everything that lies in a folder, also what the storage would not list."""
     return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with moto_server(tmp_path_factory.mktemp("moto")) as address:
-        yield address
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -251,11 +245,12 @@ def test_a_moved_file_crosses_disks(storage: Storage) -> None:
     shared_memory = Path("/dev/shm")
     if not shared_memory.is_dir() or shared_memory.stat().st_dev == Path(storage.root).stat().st_dev:
         pytest.skip("needs a second disk")
-    local = shared_memory / f"dfkd-test-{os.getpid()}"
-    local.write_bytes(b"far away")
-    storage.put_file(local, "a/moved", move=True)
-    assert storage.read_bytes("a/moved") == b"far away"
-    assert not local.exists()
+    with tempfile.TemporaryDirectory(dir=shared_memory, prefix="dfkd-test-") as elsewhere:
+        local = Path(elsewhere, "local")
+        local.write_bytes(b"far away")
+        storage.put_file(local, "a/moved", move=True)
+        assert storage.read_bytes("a/moved") == b"far away"
+        assert not local.exists()
 
 
 def test_storage_needs_neither_torch_nor_numpy_nor_pillow() -> None:

@@ -11,17 +11,11 @@ import pytest
 
 from shared.storage import Storage
 from tests.chaos.proxy import Proxy
-from tests.s3 import BUCKET, moto_server
+from tests.s3 import BUCKET
 from tests.waiting import wait_until
 
 SIZE = 20_000_000
 NAME = "jobs/shards/large.tar"
-
-
-@pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with moto_server(tmp_path_factory.mktemp("moto")) as address:
-        yield address
 
 
 @pytest.fixture
@@ -29,12 +23,6 @@ def proxy(s3_server: str) -> Iterator[Proxy]:
     proxy = Proxy(int(s3_server.rpartition(":")[2]))
     yield proxy
     proxy.close()
-
-
-@pytest.fixture
-def store(s3_server: str, tmp_path: Path) -> Storage:
-    """The storage, seen past the proxy."""
-    return Storage(f"s3://{BUCKET}/{tmp_path.name}")
 
 
 @pytest.fixture

@@ -10,17 +10,11 @@ import pytest
 from shared.storage import Storage, StorageUnavailable, object_store, s3_driver
 from shared.storage.outages import StorageRefused
 from tests.chaos.object_proxy import ObjectProxy, Trouble
-from tests.s3 import BUCKET, moto_server
+from tests.s3 import BUCKET
 from tests.waiting import assert_within
 
 MEGABYTES = bytes(6_000_000)
 """More than the buffers of a connection hold: to send it, somebody has to read."""
-
-
-@pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with moto_server(tmp_path_factory.mktemp("moto")) as address:
-        yield address
 
 
 @pytest.fixture
@@ -28,12 +22,6 @@ def proxy(s3_server: str) -> Iterator[ObjectProxy]:
     proxy = ObjectProxy(int(s3_server.rpartition(":")[2]), random.Random(0))
     yield proxy
     proxy.close()
-
-
-@pytest.fixture
-def store(s3_server: str, tmp_path: Path) -> Storage:
-    """The storage, seen past the proxy."""
-    return Storage(f"s3://{BUCKET}/{tmp_path.name}")
 
 
 @pytest.fixture

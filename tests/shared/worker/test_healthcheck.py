@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import pytest
 from shared.broker import Broker
 from shared.worker.healthcheck import FRESH_SECONDS, complaint_about_api, complaint_about_worker
 from tests.conftest import free_port
+from tests.http_servers import served
 
 HOST = socket.gethostname()
 
@@ -34,12 +34,9 @@ def listener(status: int) -> Iterator[int]:
         def log_message(self, format: str, *_: object) -> None:
             """Says nothing."""
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    with served(server):
         yield server.server_port
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.http_servers import served
+
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -80,13 +82,10 @@ def receiving(*answers: Answer) -> Iterator[Receiver]:
         def handle_error(self, *_: object) -> None:
             pass  # the sender has closed the connection, as it may
 
-    with Server(("127.0.0.1", 0), Handler) as server:
-        receiver = Receiver(server.server_address[1], list(answers) or [status(200)])
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server = Server(("127.0.0.1", 0), Handler)
+    receiver = Receiver(server.server_port, list(answers) or [status(200)])
+    with served(server):
         try:
             yield receiver
         finally:
             receiver.ended.set()
-            server.shutdown()
-            thread.join()

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +18,7 @@ from shared.networks.weights import load_checkpoint
 from shared.specs import JobSpec
 from synth_service.cli.job_file import load_job_file
 from synth_service.cli.model_folders import described
+from tests.http_servers import served
 from tests.synth_service.cli.conftest import dfkd
 
 
@@ -199,13 +199,8 @@ def hub(tmp_path: Path) -> Iterator[str]:
     config = {"architecture": "resnet10t", "num_classes": 7, "mean": [0.1], "std": [0.3], "input_size": [3, 32, 32]}
     folder = written(tmp_path, config)
     (folder / "train.py").write_text("raise SystemExit('a stranger ran')")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, directory=str(folder)))) as address:
+        yield address
 
 
 def test_a_name_on_the_hub_is_fetched_without_its_code(tmp_path: Path, hub: str) -> None:

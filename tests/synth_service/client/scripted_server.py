@@ -1,10 +1,11 @@
 """A server that answers as it is told and notes what it was asked."""
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
+
+from tests.http_servers import served
 
 
 class Answer(NamedTuple):
@@ -50,11 +51,5 @@ class ScriptedServer:
 
     @contextmanager
     def running(self) -> Iterator["ScriptedServer"]:
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
+        with served(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()

@@ -47,6 +47,12 @@ def announce(broker: Broker, storage: Storage, tmp_path: Path, attempt: Attempt,
     return f"{folder}/{manifest.name}"
 
 
+def announce_two(broker: Broker, storage: Storage, tmp_path: Path) -> list[str]:
+    """Names of the first two shards of the one job that waits for synthesis."""
+    attempt = claim(broker, Role.SYNTHESIS)
+    return [announce(broker, storage, tmp_path, attempt, index) for index in range(2)]
+
+
 def images_of(samples: list[SampleBatch]) -> np.ndarray:
     return np.concatenate([each.images for each in samples])
 
@@ -79,9 +85,7 @@ def test_a_loop_gets_every_image_once_while_the_job_runs_and_ends_with_it(
 def test_an_interrupted_loop_continues_with_the_next_image(
     client: Client, broker: Broker, storage: Storage, made: Job, tmp_path: Path
 ) -> None:
-    attempt = claim(broker, Role.SYNTHESIS)
-    for index in range(2):
-        announce(broker, storage, tmp_path, attempt, index)
+    announce_two(broker, storage, tmp_path)
     stream = made.stream(follow=False)
     images = iter(stream)
     before = [next(images)[0] for _ in range(8)]
@@ -94,9 +98,7 @@ def test_an_interrupted_loop_continues_with_the_next_image(
 def test_batches_and_a_data_loader_give_the_same(
     client: Client, broker: Broker, storage: Storage, made: Job, tmp_path: Path
 ) -> None:
-    attempt = claim(broker, Role.SYNTHESIS)
-    for index in range(2):
-        announce(broker, storage, tmp_path, attempt, index)
+    announce_two(broker, storage, tmp_path)
     batches = list(made.stream(follow=False).batches(5))
     assert [len(images) for images, _ in batches] == [5, 5, 2]
     loaded = list(DataLoader(made.stream(follow=False).dataset(), batch_size=5))
@@ -110,8 +112,7 @@ def test_batches_and_a_data_loader_give_the_same(
 def test_a_shard_that_was_set_aside_is_left_out(
     client: Client, broker: Broker, storage: Storage, made: Job, tmp_path: Path
 ) -> None:
-    attempt = claim(broker, Role.SYNTHESIS)
-    gone, _ = (announce(broker, storage, tmp_path, attempt, index) for index in range(2))
+    gone, _ = announce_two(broker, storage, tmp_path)
     storage.delete(gone)
     assert len(list(made.stream(follow=False))) == 6
 
@@ -146,9 +147,7 @@ def consumed(external: Job) -> int | None:
 def test_a_shard_is_reported_once_the_loop_has_taken_its_images_and_asks_for_more(
     client: Client, broker: Broker, storage: Storage, external: Job, tmp_path: Path
 ) -> None:
-    attempt = claim(broker, Role.SYNTHESIS)
-    for index in range(2):
-        announce(broker, storage, tmp_path, attempt, index)
+    announce_two(broker, storage, tmp_path)
     seen = []
     for number, _ in enumerate(external.stream(follow=False), start=1):
         seen.append((number, consumed(external)))

@@ -22,7 +22,7 @@ from shared.specs import InputSpec, NetworkSpec
 from shared.storage import Storage, model_paths
 from synth_service.api.app import create_app
 from tests.conftest import free_port
-from tests.s3 import BUCKET, moto_server
+from tests.s3 import BUCKET
 from tests.shared.networks.test_weights import Malice
 from tests.synth_service.api.test_problems import problem
 from tests.synth_service.api_process import serving
@@ -31,14 +31,8 @@ from tests.waiting import wait_until
 MEGABYTE = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with moto_server(tmp_path_factory.mktemp("moto")):
-        yield
-
-
 @pytest.fixture
-def s3_storage(s3_server: None, tmp_path: Path) -> Storage:
+def s3_storage(s3_server: str, tmp_path: Path) -> Storage:
     return Storage(f"s3://{BUCKET}/{tmp_path.name}")
 
 
