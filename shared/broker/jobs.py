@@ -48,7 +48,6 @@ for index, each in ipairs(totals) do names[index] = each[1] end
 if consumed_until then set('consumed_until', consumed_until) end
 redis.call('HSET', KEYS[1], 'id', job_id, 'name', name, 'name_folded', name_folded, 'metadata', metadata, 'spec', spec,
            'owner', owner, 'reserved_bytes', reserved_bytes, 'created_at', now(), 'tasks', cjson.encode(names))
-if has_webhook then set('has_webhook', '1') end
 enter('queued')
 redis.call('ZADD', all_jobs, 0, job_id)
 if owner ~= '' then redis.call('ZADD', of_owner, 0, job_id) end
@@ -78,7 +77,6 @@ def _create(
     name_folded: str,
     metadata: str,
     spec: str,
-    has_webhook: bool,
     owner: str,
     consumed_until: str | None,
     totals: list[tuple[str, int]],
@@ -205,7 +203,6 @@ class Jobs:
             name_folded=spec.name.lower(),
             metadata=json.dumps(spec.metadata),
             spec=described,
-            has_webhook=spec.webhook is not None,
             owner=owner or "",
             consumed_until=keys.NO_ENTRY if spec.external else None,
             totals=[(str(task), total) for task, total in task_totals(spec).items()],

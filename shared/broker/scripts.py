@@ -123,7 +123,8 @@ end
 local function end_job(state, data)
   enter(state)
   set('finished_at', now())
-  if get('has_webhook') then redis.call('ZADD', '{WEBHOOKS}', now(), job_id) end
+  local webhook = cjson.decode(get('spec')).webhook
+  if webhook and webhook ~= cjson.null then redis.call('ZADD', '{WEBHOOKS}', now(), job_id) end
   redis.call('SREM', KEYS[5], job_id)
   redis.call('SADD', KEYS[6], job_id)
   event('job_' .. state, '', data)
